@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.api.keywords import with_defaults
 from mbuild.build.asked import Asked, script_of, targets
@@ -19,6 +19,7 @@ from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.environment import CACHE_VARIABLE, default_store
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
 from mbuild.quant.choose.options import Option
 from mbuild.registry.stored import local_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.api.asking import StrPath, as_value, open_store
 from mbuild.api.verbs import verb
@@ -13,6 +13,7 @@ from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.sources.values import CheckpointSource, GGUFDirectory, GGUFSource, StoredModel
 from mbuild.core.digest import Digest
 from mbuild.core.events import BuildEvent, Warned
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.sources.values import ModelSource

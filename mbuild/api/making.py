@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from mbuild.api.asking import (
     TEXT,
@@ -24,6 +24,7 @@ from mbuild.build.build import build as run
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, Warned
+from mbuild.core.values import NamedTuple
 from mbuild.language.stages.opening import SYNTAX_LINE
 
 if TYPE_CHECKING:

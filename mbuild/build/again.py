@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.history import History, modelfile_text
@@ -18,6 +18,7 @@ from mbuild.build.sources.posted import BlobContext
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.staging import FilesKept, FilesTold, read_stages
 from mbuild.core.errors import DamagedError, NameNotFoundError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.language.stages.opening import opens_stages
 
 if TYPE_CHECKING:

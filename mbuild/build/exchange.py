@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mbuild.build.graph import Result, Step
 from mbuild.build.rates import seconds_to_make
 from mbuild.build.results import cache_key, describe
 from mbuild.core.errors import MbuildError
 from mbuild.core.events import Code
+from mbuild.core.values import NamedTuple
 from mbuild.shared.lease_wait import LeaseWait
 from mbuild.store.records import DESCRIPTION, STEP, TOOK
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.reasons import MISSING, Change, Explanation, canonical, digests
 from mbuild.build.sources.values import README
@@ -18,6 +18,7 @@ from mbuild.build.steps.header import ReadHeader
 from mbuild.build.steps.kinds import KINDS
 from mbuild.core.digest import Digest
 from mbuild.core.events import Cause, Note
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.store import Store

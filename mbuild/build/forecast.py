@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Hashable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.build.costs import Cost, PlannedTensor, memory_together
 from mbuild.build.engine import BuildEngine
@@ -19,6 +19,7 @@ from mbuild.build.sources.values import Material
 from mbuild.build.surveying import State, Surveyed
 from mbuild.build.surveying import survey as surveyed
 from mbuild.core.events import Cause, Note
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mbuild.build.sources.files import Found
@@ -19,6 +19,7 @@ from mbuild.build.sources.values import README, RemotePlace, SourceFile
 from mbuild.core.digest import BLAKE3, Digest, DigestError
 from mbuild.core.errors import AbsentError, RegistryError, SourceError, UnreachableError
 from mbuild.core.events import BuildEvent, Code, Status, Warned
+from mbuild.core.values import NamedTuple
 from mbuild.registry.hub.cached import cached_commit, snapshot
 from mbuild.registry.hub.hub import Hub, is_named
 from mbuild.registry.hub.listing import HubFile, Listing, shards_of

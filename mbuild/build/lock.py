@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild import __version__
 from mbuild.build.pins import FILES, STAGES, UNQUANTIZED
@@ -18,6 +18,7 @@ from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.events import Cause, Note, Value
 from mbuild.core.units import human_duration
+from mbuild.core.values import NamedTuple
 
 MISSING = object()
 

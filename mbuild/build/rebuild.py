@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
@@ -22,6 +22,7 @@ from mbuild.build.steps.importances import LENT_KIND, lent_key
 from mbuild.core.digest import canonical_json
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import GGUF

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.asked import NameOf, distinct, says, types_asked, variant_name
 from mbuild.build.prepare import Notice
@@ -13,6 +13,7 @@ from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.build.staging import FilesBeside, read_stages
 from mbuild.core.errors import MbuildError, ModelfileError, UsageError
 from mbuild.core.names import ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Problem
 from mbuild.language.stages.opening import SYNTAX_LINE
 from mbuild.quant.choose.options import OPTIONS, Quantization, spelled

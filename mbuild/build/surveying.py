@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.exchange import offer
 from mbuild.build.graph import Result, Step, in_order
 from mbuild.build.results import cache_key, describe
 from mbuild.core.events import Cause, Note
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.engine import BuildEngine

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 # Of the libraries that know how wide a character is, this one loads in half the time of wcwidth.
 from rich.cells import cell_len
@@ -23,6 +23,7 @@ from rich.cells import cell_len
 from mbuild.cli.common import color_on
 from mbuild.cli.rate import Rate
 from mbuild.core.units import human_size, short_duration
+from mbuild.core.values import NamedTuple
 
 FRAME_SECONDS = 0.1
 SHOWN_AFTER = 0.3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from mbuild.core.system import unreadable
+from mbuild.core.values import NamedTuple
 
 _ENDING = r"\.(?:png|jpe?g|webp|wav|mp3)"
 _PATH = re.compile(

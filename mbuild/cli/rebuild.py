@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.again import Untold, from_log, from_modelfile, from_statement, with_converter
 from mbuild.build.asked import script_of
@@ -19,6 +19,7 @@ from mbuild.cli.meter import counted
 from mbuild.cli.progress import renderer
 from mbuild.core.errors import NameNotFoundError, UsageError
 from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
+from mbuild.core.values import NamedTuple
 from mbuild.models.provenance.comparing import Compared, compare, compare_lock, same_steps
 from mbuild.models.provenance.statements import Statement, statements
 from mbuild.store.records import DESCRIPTION

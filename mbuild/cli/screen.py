@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from rich.cells import cell_len as cells
 
 from mbuild.cli.live import fit
+from mbuild.core.values import NamedTuple
 
 _LEAST = 8
 """Cells that a text gets at least, however narrow the terminal is."""

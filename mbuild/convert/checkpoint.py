@@ -8,7 +8,6 @@ plain relative names to paths, which over the HTTP API are blobs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.conversion import TARGET
@@ -30,6 +29,7 @@ from mbuild.convert.read.weight_files import WeightFiles
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.convert.rows.hyper import COMPOSED
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,8 +44,7 @@ _AS_A_WHOLE = (["DeepseekOCRForCausalLM"], ["DeepseekOCR2ForCausalLM"])
 _NESTED = ("text_config", "llm_config", "lm_config", "language_config")
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A checkpoint that can be converted.
 
     Attributes:

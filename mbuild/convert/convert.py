@@ -9,7 +9,6 @@ must be zero; those are read at once.)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.checks.head import check_head
@@ -42,6 +41,7 @@ from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.assemble import vocabulary as read_vocabulary
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple, replace
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.types import ValueType
 
@@ -102,8 +102,7 @@ def _before_pooling(keys: tuple[KV, ...], more: tuple[KV, ...]) -> tuple[KV, ...
     return (*keys[:at], *more, *keys[at:])
 
 
-@dataclass(frozen=True, slots=True)
-class BareModel:
+class BareModel(NamedTuple):
     """A model without its general and tokenizer metadata.
 
     ``early`` stands right after ``general.architecture``, ``keys`` between the

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy, Packed
 from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.core.errors import FormatError
+from mbuild.core.values import FrozenValue
 from mbuild.gguf.memory import room
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType, tensor_nbytes
@@ -88,8 +88,7 @@ def _stored(item: Packed, blocks: Any = None) -> Any:
     return check_mxfp4(blocks, item.origin) if item.type is GGMLType.MXFP4 else blocks
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(FrozenValue):
     """A ``load`` of blocks that a checkpoint has: some positions of the tensor's first axis."""
 
     item: Packed
@@ -119,8 +118,7 @@ class Stored:
             yield Stored(self.item, first, min(first + step, self.last))
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(FrozenValue):
     """A tensor's ``load``: values as GGUF's type ``type``, those from ``start`` to ``stop``.
 
     The places are flat indices of elements (values, or runs of a weight that stays in its

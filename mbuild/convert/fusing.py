@@ -7,13 +7,14 @@ Which architectures have a place for them is what ``MODEL_TENSORS`` of llama.cpp
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.joining import stack
 from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

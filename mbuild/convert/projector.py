@@ -7,7 +7,6 @@ and weights are read when a tensor is loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checkpoint import class_name, what_it_is
@@ -39,6 +38,7 @@ from mbuild.convert.rows.projector import usual
 from mbuild.convert.rows.tower_defaults import completed
 from mbuild.convert.rows.towers import Section, Towers
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.values import NamedTuple, replace
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 
@@ -69,8 +69,7 @@ _WIDTH = ("hidden_size", "n_embd")
 _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
 
 
-@dataclass(frozen=True, slots=True)
-class TowerCheckpoint:
+class TowerCheckpoint(NamedTuple):
     """The encoders of a checkpoint: its files, its config, the kind of projector, the tensors."""
 
     name: str

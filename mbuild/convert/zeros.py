@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.encoded import Encoded
+from mbuild.core.values import replace
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.zeros import may_not_be_zero, nothing_but_zeros
 

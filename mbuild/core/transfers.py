@@ -7,9 +7,9 @@ the sentences itself.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
 
 from mbuild.core.digest import Digest
+from mbuild.core.values import NamedTuple
 
 
 class Direction(StrEnum):

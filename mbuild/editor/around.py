@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 MOST = 1000
 """Entries of a folder that are looked at, and models that are offered."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.build.staging import MAX_BYTES, FilesBeside
 from mbuild.core.errors import MbuildError, ModelfileError, SourceError
+from mbuild.core.values import NamedTuple
 from mbuild.editor.open_text import OpenText
 from mbuild.editor.text_lines import TextLines
 from mbuild.language.instructions import Edit, Problem, Severity

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
-from typing import NamedTuple
 
+from mbuild.core.values import NamedTuple
 from mbuild.editor import choices
 from mbuild.editor.around import WEIGHTS, Around
 from mbuild.editor.meanings import Meaning, clause_meaning

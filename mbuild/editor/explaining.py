@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.editor import choices
 from mbuild.editor.around import Around
 from mbuild.editor.meanings import Meaning, MeantWord, meaning_at

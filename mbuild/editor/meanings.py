@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.editor.open_text import OpenText, value_start
 from mbuild.language.instructions import (
     Adapter,

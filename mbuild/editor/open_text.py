@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Comment, From
 from mbuild.language.parser import decode, whole_lines
 from mbuild.language.stages.clauses import Word, read_clause

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.editor.open_text import OpenText
 from mbuild.language.instructions import Message, Parameter
 from mbuild.language.stages.words import Opening, SetKey

@@ -7,11 +7,11 @@ projectors in server/create.go).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import MIXES, GGMLType
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class HasMetadata(Protocol):
         """The value of a metadata key, or the default."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelFacts(NamedTuple):
     """Facts about one GGUF.
 
     ``parameter_size`` is the count as Ollama writes it (``1.34M``),

@@ -11,11 +11,11 @@ import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mbuild.core.errors import FormatError, SourceError
 from mbuild.core.system import remedy, unreadable
+from mbuild.core.values import FrozenValue
 from mbuild.gguf.memory import SMALL, room
 from mbuild.work.limits import reading
 
@@ -169,8 +169,7 @@ class FileBytes:
         return FormatError(f"{self.name}: at byte {offset}: {message}", hint=hint or _DAMAGED)
 
 
-@dataclass(frozen=True, slots=True)
-class FileRange:
+class FileRange(FrozenValue):
     """Bytes of a file as a :class:`~mbuild.gguf.model.Tensor`'s ``load``: calling it reads them.
 
     The writer knows it and reads a large range piece by piece, so that copying

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.files import FileBytes
 
 HEAD = 512

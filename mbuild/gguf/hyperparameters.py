@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import MetadataEntry, RawKV
 from mbuild.gguf.types import ValueType
 

@@ -7,9 +7,9 @@ materializes it, so peak memory is a few tensors whatever the model's size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from mbuild.core.values import FrozenValue, NamedTuple
 from mbuild.gguf.encoding import U32, decode_value, encode_entry, encode_string
 from mbuild.gguf.files import FileBytes
 from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
@@ -41,8 +41,7 @@ class MetadataEntry(Protocol):
         """The entry as it stands in a file: key, type and value."""
 
 
-@dataclass(frozen=True, slots=True)
-class KV:
+class KV(NamedTuple):
     """One metadata entry.
 
     ``value`` is an int, float, bool, str or, for ``ARRAY``, a sequence whose
@@ -61,8 +60,7 @@ class KV:
         return encode_entry(self.key, self.type, self.element, self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class RawKV:
+class RawKV(FrozenValue):
     """A metadata entry that lies in a file, at bytes ``start`` to ``stop``.
 
     The range holds the value (for an array with its element type and count).
@@ -124,8 +122,7 @@ def held_for(size: int) -> int:
     return size if size <= WHOLE else 3 * size
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor: its place in the model and a way to get its bytes.
 
     ``dims`` are fastest first, as in the file (the reverse of numpy's shape).
@@ -145,8 +142,7 @@ class Tensor:
         return tensor_nbytes(self.type, self.dims)
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(FrozenValue):
     """What a GGUF file holds: metadata in file order, tensors in file order.
 
     ``shards`` says how many of the tensors each file had that the model was merged from,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from struct import Struct
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.checks import (
     check_alignment,
     check_key,
@@ -64,8 +64,7 @@ class TensorInfo(NamedTuple):
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class GGUFFile:
+class GGUFFile(NamedTuple):
     """A parsed header; values and tensors stay in the file, which is held open.
 
     ``kvs`` maps keys to entries in file order; ``data_start`` is where tensor

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import PurePath
 from typing import Any
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import FrozenValue, replace
 from mbuild.gguf.model import Model
 from mbuild.gguf.reader import GGUFFile
 
@@ -34,8 +34,7 @@ _NAMED = 5  # of the shards that are missing
 _MISSING_HINT = "download or copy all shards into one folder"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardName:
+class ShardName(FrozenValue):
     """A shard's file name taken apart; ``number`` counts from 1 to ``count``."""
 
     prefix: str

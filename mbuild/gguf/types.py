@@ -8,9 +8,10 @@ loads numpy, and a build with nothing to do must not).
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Self
+from typing import Self
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 
 ALIGNMENT = 32
 """Default alignment in bytes of tensor data (``general.alignment`` overrides it)."""

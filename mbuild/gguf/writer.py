@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.checks import check_key, valid_alignment, with_nul
 from mbuild.gguf.encoding import U32, U64, encode_string
 from mbuild.gguf.foreign import MAGIC
@@ -34,8 +34,7 @@ SLICE = 8 << 20
 """Largest piece in bytes that a sink is handed: progress and Ctrl-C are this fine."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileLayout:
+class FileLayout(NamedTuple):
     """Where everything of a written file lies.
 
     ``header`` is all that precedes tensor data, padding included; ``offsets``

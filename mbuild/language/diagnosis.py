@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Container, Sequence
-from dataclasses import dataclass
 
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 from mbuild.language.foreign import DOCKER, MODCTL
 from mbuild.language.instructions import ROLES, TYPES, Edit, Instruction
 from mbuild.language.parameters import PARAMETERS
@@ -68,8 +68,7 @@ _STAGED_WORDS: dict[str, str] = {
 """The same in a file of mbuild/1, whose instructions can do more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(NamedTuple):
     """An error between two character offsets; the rest as in :class:`Problem`."""
 
     start: int

@@ -6,7 +6,8 @@ Looked at only where a file cannot be read as a Modelfile: whatever Ollama takes
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 HEAD = 4096
 """Bytes from the start of a file that recognition looks at."""

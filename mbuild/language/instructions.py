@@ -6,12 +6,10 @@ reads the parsed form back from a cache and never loads the grammar.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, TypeVar, get_args
 
-from mbuild.core.values import NamedTuple
+from mbuild.core.values import FrozenValue, NamedTuple, aside, replace
 from mbuild.language.printable import HIDDEN, shape, visible
 from mbuild.language.span import Span
 
@@ -21,8 +19,7 @@ ROLES = ("system", "user", "assistant")
 _SHOWN = 100  # characters of a source line that a problem shows
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(FrozenValue):
     """An instruction: a word, what it says, and where it was written.
 
     Equality ignores the span.
@@ -31,16 +28,14 @@ class _Item:
     word: ClassVar[str]
 
 
-@dataclass(frozen=True, slots=True)
 class _Plain(_Item):
     """An instruction of one value, which is kept as written, hidden characters included.
 
-    Its kinds add no fields and so are plain subclasses: equality compares the
-    type too, and a dataclass of each would cost its import another millisecond.
+    Its kinds add no fields; equality compares the type too.
     """
 
     value: str
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = aside(default=None)
 
     @property
     def plain(self) -> str:
@@ -54,73 +49,63 @@ class _Plain(_Item):
 class From(_Plain):
     """``FROM``: a model's name, a GGUF file or a directory."""
 
-    __slots__ = ()
     word: ClassVar[str] = "FROM"
 
 
 class Adapter(_Plain):
     """``ADAPTER``: a LoRA adapter's file."""
 
-    __slots__ = ()
     word: ClassVar[str] = "ADAPTER"
 
 
 class Draft(_Plain):
     """``DRAFT``: the GGUF of a draft model for speculative decoding."""
 
-    __slots__ = ()
     word: ClassVar[str] = "DRAFT"
 
 
 class Template(_Plain):
     """``TEMPLATE``: the prompt's template, in Go's text/template language."""
 
-    __slots__ = ()
     word: ClassVar[str] = "TEMPLATE"
 
 
 class System(_Plain):
     """``SYSTEM``: the system message."""
 
-    __slots__ = ()
     word: ClassVar[str] = "SYSTEM"
 
 
 class License(_Plain):
     """``LICENSE``: one licence's text."""
 
-    __slots__ = ()
     word: ClassVar[str] = "LICENSE"
 
 
 class Renderer(_Plain):
     """``RENDERER``: the name of a built-in prompt renderer."""
 
-    __slots__ = ()
     word: ClassVar[str] = "RENDERER"
 
 
 class Parser(_Plain):
     """``PARSER``: the name of a built-in output parser."""
 
-    __slots__ = ()
     word: ClassVar[str] = "PARSER"
 
 
 class Requires(_Plain):
     """``REQUIRES``: the least version of Ollama that runs the model."""
 
-    __slots__ = ()
     word: ClassVar[str] = "REQUIRES"
 
 
-@dataclass(frozen=True, slots=True)
 class Parameter(_Item):
     """``PARAMETER``: a run-time option; name and value are as written, unchecked."""
 
     name: str
     value: str
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = aside(default=None)
     word: ClassVar[str] = "PARAMETER"
 
     @property
@@ -129,13 +114,12 @@ class Parameter(_Item):
         return visible(self.value)
 
 
-@dataclass(frozen=True, slots=True)
 class Message(_Item):
     """``MESSAGE``: one turn of a conversation; ``role`` is one of :data:`ROLES`."""
 
     role: str
     content: str
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = aside(default=None)
     word: ClassVar[str] = "MESSAGE"
 
 
@@ -160,23 +144,21 @@ TYPES: dict[str, type[Instruction]] = {kind.word: kind for kind in get_args(Inst
 """Each instruction's type by its word, upper case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comment:
+class Comment(FrozenValue):
     """A comment line: what follows the ``#``, blanks at the end left out."""
 
     text: str
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = aside(default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Modelfile:
+class Modelfile(FrozenValue):
     """A parsed Modelfile: its instructions in the order written.
 
     Equality compares instructions only: comments and layout build nothing.
     """
 
     instructions: tuple[Instruction, ...]
-    comments: tuple[Comment, ...] = field(default=(), compare=False)
+    comments: tuple[Comment, ...] = aside(default=())
 
     def every(self, kind: type[PlainT]) -> tuple[PlainT, ...]:
         """All instructions of one single-valued kind, in order (LICENSE, ADAPTER, ...)."""
@@ -215,8 +197,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """Something wrong in a Modelfile.
 
     ``code`` is a stable name for programs (``unknown-parameter``), ``suggestion``
@@ -244,7 +225,7 @@ class Problem:
         if self.span is not None:
             start = self.span.start - self.span.column + 1
             line = _line_at(text, start)
-        return dataclasses.replace(self, filename=filename, line_text=line)
+        return replace(self, filename=filename, line_text=line)
 
     def __str__(self) -> str:
         """One line: ``Modelfile:2:1: message``, and the suggestion."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import PurePath
@@ -23,6 +23,7 @@ from lark.exceptions import UnexpectedInput
 
 from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
+from mbuild.core.values import replace
 from mbuild.language.diagnosis import describe, meant_instruction, value_ended
 from mbuild.language.foreign import HEAD, recognise
 from mbuild.language.instructions import TYPES, Comment, From, Modelfile, Problem, Severity

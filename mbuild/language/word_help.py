@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import TYPES
 
 

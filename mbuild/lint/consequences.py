@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from mbuild.core.errors import MbuildError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Adapter, Edit, From, Problem, Severity
 from mbuild.language.recipe import ModelChange
 from mbuild.language.span import Span

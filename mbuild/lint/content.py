@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from mbuild.core.errors import ModelfileError
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import (
     Adapter,
     Draft,

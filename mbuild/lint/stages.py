@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mbuild.core.errors import MbuildError, ModelfileError
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Problem, Severity
 from mbuild.language.span import Span
 from mbuild.language.stages.evaluate import Bring, chosen, evaluate

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Modelfile, Problem, Severity, System, Template
 from mbuild.language.printable import visible
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core import gojson
 from mbuild.core.errors import (
@@ -17,6 +17,7 @@ from mbuild.core.errors import (
     SourceError,
     StoreError,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.language.quoting import quote

@@ -8,11 +8,12 @@ import re
 import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.system import unreadable
+from mbuild.core.values import NamedTuple
 from mbuild.runtime.options import settings
 from mbuild.runtime.process import linked_shards
 from mbuild.runtime.runnable import read_model

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from mbuild.core.values import NamedTuple
 
 LAST_FILE = "trainer_state.json"
 PATTERN = "checkpoint-*"

@@ -8,10 +8,12 @@ tensor takes part in.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mbuild.core.values import NamedTuple
 
 Reals = NDArray[np.float32]
 

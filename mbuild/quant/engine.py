@@ -7,11 +7,12 @@ used :mod:`mbuild.quant.arrays.engine`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 
 Bytes = NDArray[np.uint8]

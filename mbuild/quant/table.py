@@ -5,8 +5,7 @@ The rows stand in :mod:`mbuild.quant.types`: nothing here or there loads numba.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import types
 from mbuild.quant.search import findings, simple

@@ -13,9 +13,10 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, DigestError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import OCI_MANIFEST
 from mbuild.registry.dialects.values import WrittenManifest
 from mbuild.registry.dialects.writing import as_json

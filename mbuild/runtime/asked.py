@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
+from mbuild.core.values import EMPTY, FrozenValue, NamedTuple
 from mbuild.templates.conversation import ToolCall
 
 
-@dataclass(frozen=True, slots=True)
-class ChatTurn:
+class ChatTurn(NamedTuple):
     """One message of a conversation; ``images`` are files' bytes (PNG, JPEG, WAV...)."""
 
     role: str
@@ -23,8 +22,7 @@ class ChatTurn:
     tool_call_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(FrozenValue):
     """A request. ``turns`` are the conversation, or with ``complete`` one prompt.
 
     ``complete``: ``/api/generate`` and ``/v1/completions``. ``raw``: the prompt as it is.
@@ -34,7 +32,7 @@ class Ask:
     """
 
     turns: tuple[ChatTurn, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = EMPTY
     complete: bool = False
     raw: bool = False
     suffix: str = ""
@@ -46,7 +44,7 @@ class Ask:
     think: bool | str | None = None
     keep_alive: float | None = None
     logprobs: int | None = None
-    bias: Mapping[str, float] = field(default_factory=dict)
+    bias: Mapping[str, float] = EMPTY
     truncate: bool = True
     shift: bool = True
 

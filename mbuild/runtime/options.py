@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.language.parameters import PARAMETERS, ParameterType
 
 CONTEXT_VARIABLE = "OLLAMA_CONTEXT_LENGTH"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.runtime.asked import Ask

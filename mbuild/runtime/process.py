@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.core.values import replace
 from mbuild.runtime.abandoned import OwnFolder, remove_abandoned
 from mbuild.runtime.child import READY
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
@@ -278,8 +279,6 @@ async def start(
 
 def _linked(spec: EngineSpec, folder: Path) -> EngineSpec:
     """The shards under the names by which llama.cpp finds the second from the first."""
-    from dataclasses import replace
-
     return replace(spec, model=linked_shards(spec.shards, folder))
 
 

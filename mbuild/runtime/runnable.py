@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import DamagedError, NameNotFoundError
+from mbuild.core.values import NamedTuple
 from mbuild.runtime.calls import tag_of
 from mbuild.runtime.failure import CannotError
 from mbuild.runtime.options import context_of
@@ -39,8 +39,7 @@ _MIN_BATCH = 2  # tokens; the engine does not start with fewer
 _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 
 
-@dataclass(frozen=True, slots=True)
-class WeightFacts:
+class WeightFacts(NamedTuple):
     """What the header of the weights says that running them needs.
 
     ``first_token``: the text of the token that the engine puts before a prompt, "" for none;

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from mbuild.core.values import NamedTuple
 
 MEDIA_MARKER = "LLAMA_MEDIA_MARKER"
 """The variable of an engine's environment that says which text stands for an image."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
+class EngineSpec(NamedTuple):
     """An engine's files (absolute paths) and settings. Equal ones are one engine.
 
     Two models that differ in their template, system prompt or parameters have equal ones.
@@ -44,11 +44,11 @@ class EngineSpec:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as the child reads them."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EngineSpec:
         """The value of :meth:`to_json`, from another process."""
-        found = {field.name: data[field.name] for field in fields(cls)}
+        found = {field: data[field] for field in cls._fields}
         lists = ("shards", "adapters", "projectors")
         return cls(**found | {name: tuple(found[name]) for name in lists})

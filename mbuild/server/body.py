@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.sources.places import is_path
 from mbuild.build.sources.posted import UPLOAD_HINT, Files, parse_files
@@ -11,6 +11,7 @@ from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core import gojson
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.language.parameters import DEPRECATED, PARAMETERS
 from mbuild.language.recipe import Turn
 from mbuild.quant.choose.options import FILE, OPTIONS, RULES, Option, Quantization

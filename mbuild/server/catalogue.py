@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.names import DEFAULT_NAMESPACE, InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.models import library
 from mbuild.store.contents import open_layer
 from mbuild.store.media import MODEL, PROJECTOR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild import lint
 from mbuild.build.fetching import Fetching
@@ -21,6 +21,7 @@ from mbuild.build.sources.posted import (
 )
 from mbuild.core.digest import Digest
 from mbuild.core.errors import ModelfileError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import (
     TYPES,
     Adapter,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from anyio import to_thread
@@ -20,6 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import DamagedError, NameNotFoundError
 from mbuild.core.names import DEFAULT_HOST, InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.referrers import Referrer, index
 from mbuild.registry.client.registry import OCI_INDEX
 from mbuild.server import forms

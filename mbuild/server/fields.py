@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 
 Check = Callable[[Any, str], None]
 """Checks a value; is given the name of its field for messages."""

@@ -8,11 +8,12 @@ the manifests of statements and signatures about the model, which are made from 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import SHA256, Digest
 from mbuild.core.errors import MbuildError
 from mbuild.core.names import InvalidNameError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.dialects.files import PlainModel
 from mbuild.registry.dialects.table import DIALECTS, write
 from mbuild.registry.documents import SUFFIXES, placed

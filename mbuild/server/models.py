@@ -6,13 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from mbuild.core.errors import NameNotFoundError, SourceError, StoreError, UsageError
+from mbuild.core.values import replace
 from mbuild.gguf.types import ValueType
 from mbuild.language.gonumber import shortest_float32
 from mbuild.models import library

@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.access import Access
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.runner import Runner

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.convert.conversion import CONVERSION, METADATA
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 from mbuild.language.parameters import PARAMETERS
 from mbuild.quant.choose import options
 from mbuild.server.fields import (

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.server.stream import Line, disconnected, encode
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import h11
 from starlette.responses import Response
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.server.errors import UpstreamError
 from mbuild.server.stream import disconnected
 

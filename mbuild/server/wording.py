@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.build.reasons import in_words
 from mbuild.core.digest import Digest
@@ -30,6 +30,7 @@ from mbuild.core.transfers import (
     Transferred,
 )
 from mbuild.core.units import human_size
+from mbuild.core.values import NamedTuple
 from mbuild.server.errors import in_fields
 from mbuild.server.stream import Line
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from mbuild.core.values import NamedTuple
 from mbuild.shared.naming import BLOB, LEASE, RECORD
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.core.keys import PublicKey, SigningKey

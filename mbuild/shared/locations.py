@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mbuild.core.environment import CACHE_VARIABLE, CACHE_WRITE_VARIABLE
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _SLIP = re.compile(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.shared.locations import Location

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import DamagedError, SourceError, StoreError
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple
 from mbuild.store.media import (
     LICENSE,
     MESSAGES,
@@ -50,8 +50,7 @@ class Numbers(Enum):
     merges."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """A model with everything small about it read; of several layers of a kind the last."""
 
     stored: StoredManifest

@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.environment import keep_budget
+from mbuild.core.values import NamedTuple
 from mbuild.store.files import free_bytes, make_directories, remove_stale
 from mbuild.store.records import MADE
 

@@ -5,17 +5,16 @@ Source: Ollama v0.32, ``template/template.go`` and ``api/types.go``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.values import FrozenValue, NamedTuple, replace
 from mbuild.templates.govalues import Named, Struct, Value, show, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(FrozenValue):
     """A call that the model made: a function's name and its arguments (a JSON object)."""
 
     name: str
@@ -24,8 +23,7 @@ class ToolCall:
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
+class ChatMessage(NamedTuple):
     """One turn; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
 
     role: str
@@ -36,8 +34,7 @@ class ChatMessage:
     tool_call_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
+class Values(NamedTuple):
     """What a request brings to a template.
 
     ``tools`` are JSON objects as the API takes them. With a ``prompt`` and a

@@ -26,12 +26,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.templates.conversation import Values
 from mbuild.templates.fields import identifiers
 from mbuild.templates.gotemplate import parse
@@ -53,8 +53,7 @@ MAX_SIZE = 1 << 20
 _MARK = "\x00hole\x00"
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
+class Detected(NamedTuple):
     """A Go template, the name to tell, and where generation has to stop."""
 
     name: str

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import json as python_json
 import math
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.values import Frozen
 from mbuild.templates.failure import RenderError
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 Value = Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Struct:
+class Struct(Frozen):
     """A Go struct: its type's name, its fields in order, and what ``json`` calls them.
 
     ``json_names`` maps each field to its key and whether an empty value is left out.
@@ -41,8 +40,7 @@ class Struct:
     json_names: Mapping[str, tuple[str, bool]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Named:
+class Named(Frozen):
     """A slice or map of a type with its own text: ``items`` acts, ``text`` is what prints.
 
     ``is_nil`` tells Go's nil slice or map, which ``json`` writes as ``null``.

@@ -13,15 +13,15 @@ texts of the formats that Ollama knows are Ollama's (v0.32, ``template/``).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
+
+from mbuild.core.values import NamedTuple
 
 HOLES = {"<%start%>": 2, "<%hole-system%>": 2, "<%hole%>": 0}
 """Holes, and the place of the probe (mbuild.templates.probes.FINDING) that fills each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """One format: its name, its file without ``.gotmpl``, stop texts, known digests.
 
     ``digests`` are of chat templates of this format, see :func:`text_digest`.

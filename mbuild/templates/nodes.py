@@ -6,10 +6,12 @@ does not recurse, and neither compare, hash nor print whole trees.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
+
+from mbuild.core.values import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,18 +25,15 @@ class BranchKind(StrEnum):
     WITH = "with"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dot:
+class Dot(Frozen):
     """``.``, the value at hand."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Nil:
+class Nil(Frozen):
     """``nil``, allowed as an argument only."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Literal:
+class Literal(Frozen):
     """A boolean, a number or a string; a string's bytes that are no UTF-8 are surrogates.
 
     A character constant is the integer of its code point; ``text`` is the source.
@@ -44,45 +43,39 @@ class Literal:
     text: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Field:
+class Field(Frozen):
     """``.Name.Name``: fields of the value at hand, one after the other."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Variable:
+class Variable(Frozen):
     """``$name.Name``: a variable (``$`` is the value the template was given) and its fields."""
 
     name: str
     fields: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Function:
+class Function(Frozen):
     """A function's name; first in a command it is called with the other arguments."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Chain:
+class Chain(Frozen):
     """``(pipeline).Name`` or ``function.Name``: fields of an operand's value."""
 
     operand: Operand
     fields: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Command:
+class Command(Frozen):
     """Operands with space between them: the first is called if it can be."""
 
     operands: tuple[Operand, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pipe:
+class Pipe(Frozen):
     """Commands, each given the result of the one before; the last result may name variables.
 
     ``assigns`` tells ``=`` (the variable exists) from ``:=`` (it begins here).
@@ -93,23 +86,20 @@ class Pipe:
     assigns: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Text:
+class Text(Frozen):
     """Text between actions, trimmed as the actions beside it say; never empty."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Action:
+class Action(Frozen):
     """``{{pipeline}}``: writes the value, unless the pipeline names variables."""
 
     pipe: Pipe
     line: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Branch:
+class Branch(Frozen):
     """``if``, ``with`` or ``range``; ``otherwise`` is what stands after ``else``."""
 
     kind: BranchKind
@@ -119,8 +109,7 @@ class Branch:
     line: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
+class Call(Frozen):
     """``{{template "name" pipeline}}``; ``body`` is a ``block``'s, which is its definition too."""
 
     name: str
@@ -129,8 +118,7 @@ class Call:
     body: tuple[Node, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Jump:
+class Jump(Frozen):
     """``break``, or ``continue`` if ``again``."""
 
     again: bool
@@ -141,8 +129,7 @@ Operand: TypeAlias = Dot | Nil | Literal | Field | Variable | Function | Chain |
 Node: TypeAlias = Text | Action | Branch | Call | Jump
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ParsedTemplate:
+class ParsedTemplate(Frozen):
     """A parsed template: its source, its own nodes and those of the templates it defines."""
 
     source: str

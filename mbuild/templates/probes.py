@@ -8,17 +8,16 @@ finds a template, the second, of other texts, lengths and days, proves it.
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mbuild.core.values import NamedTuple, replace
 from mbuild.templates.conversation import ChatMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """A conversation; ``date`` is the day on which the chat template believes to run.
 
     ``thinks`` switches the model's thoughts on or off; None leaves them as they are.

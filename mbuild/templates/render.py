@@ -8,10 +8,10 @@ Source: Ollama v0.32, ``template/template.go``.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from mbuild.core.values import replace
 from mbuild.templates.conversation import collate, message_value, tools_value
 from mbuild.templates.execute import MAX_OUTPUT, execute
 from mbuild.templates.failure import LimitError

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lark import Token
 
+from mbuild.core.values import NamedTuple
 from mbuild.templates import literals
 from mbuild.templates.nodes import (
     Action,
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 Children = list[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Define:
+class Define(NamedTuple):
     """``{{define "name"}}``: allowed at the top only, so it never is a node among nodes."""
 
     name: str

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError, WorkerError
+from mbuild.core.values import NamedTuple
 from mbuild.work.cores import cores
 
 if TYPE_CHECKING:

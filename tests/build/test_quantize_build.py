@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from gguf_files import gguf_bytes, tiny_model
 from inprocess import in_process
 from killed_build import end_build
 
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import ValueType

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from mbuild.convert.changing.layers import drop_layers
 from mbuild.convert.changing.metadata import set_key, unset_key
 from mbuild.convert.changing.taking import TakenLoad, grown, take_tensors
 from mbuild.core.errors import FormatError, UsageError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mbuild.convert.read.safetensors import read_header
 from mbuild.convert.rows.layout import in_layer
 from mbuild.convert.rows.sizes import SIZES, Sizes
 from mbuild.core.errors import FormatError, MbuildError, UnsupportedError
+from mbuild.core.values import replace
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.gguf.writer import write
@@ -335,15 +336,15 @@ def _mutants(model: Model, known: DescribedModel) -> Iterator[tuple[str, Model, 
         others = [other for other in model.tensors if other is not tensor]
         shapes = {name: dims for name, dims in known.shapes.items() if name != tensor.name}
         less = Model(model.metadata, tuple(others))
-        yield f"without {tensor.name}", less, dataclasses.replace(known, shapes=shapes)
+        yield f"without {tensor.name}", less, replace(known, shapes=shapes)
         dims = (*tensor.dims[:-1], tensor.dims[-1] + 2)
         longer = Tensor(tensor.name, dims, GGMLType.F32, _Zeros(int(np.prod(dims))))
         shapes = {**known.shapes, tensor.name: tuple(reversed(dims))}
         more = Model(model.metadata, tuple(longer if t is tensor else t for t in model.tensors))
-        yield f"longer {tensor.name}", more, dataclasses.replace(known, shapes=shapes)
+        yield f"longer {tensor.name}", more, replace(known, shapes=shapes)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Zeros:
     count: int
 

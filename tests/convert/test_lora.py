@@ -6,7 +6,6 @@ import json
 import math
 import re
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import each
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 

@@ -350,7 +350,7 @@ def test_a_convolution_over_frames_becomes_one_over_each() -> None:
 
 def test_defaults_and_fixed_values_of_a_part() -> None:
     """A default fills in, a fixed value replaces; no part, no encoder."""
-    from dataclasses import replace
+    from mbuild.core.values import replace
 
     towers = replace(_towers(), root=Section({"v": {"a": 1, "b": 2}}))
     found = part("v", {"a": 7, "c": 3}, fixed={"b": 9})(towers)

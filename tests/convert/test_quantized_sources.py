@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -29,6 +28,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.convert.read.scaled import scaled
 from mbuild.convert.rows.rules import rotary
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
 RANDOM = np.random.default_rng(5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.read.scaled import scaled
 from mbuild.convert.zeros import ZeroWatch
+from mbuild.core.values import replace
 from mbuild.gguf.model import Model, Tensor
 
 

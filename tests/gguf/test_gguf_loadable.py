@@ -6,7 +6,6 @@ import importlib.util
 import json
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from inprocess import in_process
 from llama_runs import BPE, SPM, loadable
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.checks import check_order
 from mbuild.gguf.hyperparameters import OF_ARCHITECTURE, WHOLE, check_hyperparameters
 from mbuild.gguf.model import KV

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from stores import copy_tiny_store
 
 from mbuild.build.prepare import read_recipe
 from mbuild.core.names import ModelName
+from mbuild.core.values import replace
 from mbuild.models.library import by_digest, by_path, modelfile_of, view
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.contents import Contents

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from smollm import CHATML, TOOLS, build_models
 
 from mbuild.core.errors import NameNotFoundError, UsageError
 from mbuild.core.names import ModelName
+from mbuild.core.values import replace
 from mbuild.runtime.asked import Ask, ChatTurn
 from mbuild.runtime.failure import CannotError
 from mbuild.runtime.options import settings

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 DESCRIPTIONS = ("config.json", "params.json", "adapter_config.json")
 """The files that say what model, or adapter, the weights beside them are."""

@@ -10,11 +10,11 @@ import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.values import NamedTuple
 from mbuild.quant.compiled.chunks import (
     CHUNK,
     VALUE,

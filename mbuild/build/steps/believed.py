@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.store.media import ADAPTER, GGUF, TEMPLATE
 
 if TYPE_CHECKING:

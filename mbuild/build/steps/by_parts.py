@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin
 from mbuild.build.steps.ranges import RANGE
 from mbuild.build.steps.weights import CONVERTER_VERSION
 from mbuild.core.digest import BLAKE3, Digest, DigestError, canonical_json
+from mbuild.core.values import NamedTuple
 from mbuild.quant.compiled.chunks import why_unavailable
 from mbuild.store.copying import hash_file
 from mbuild.store.records import PART_READ

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
 from mbuild.build.steps.together import OfOrigin, readable
 from mbuild.core.errors import DamagedError
-from mbuild.core.values import aside
+from mbuild.core.values import NamedTuple, aside
 from mbuild.store import Layer
 
 if TYPE_CHECKING:

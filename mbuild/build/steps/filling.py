@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mbuild import __version__
 from mbuild.build.graph import StepContext
@@ -28,6 +28,7 @@ from mbuild.build.steps.weights import CONVERTER_VERSION
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, WorkerError
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.memory import reused
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled.chunks import why_unavailable

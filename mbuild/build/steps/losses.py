@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mbuild.build.graph import StepContext
 from mbuild.build.steps.making import readable_values
 from mbuild.build.steps.ranges import Array, Range, cut, importances_of, row_bytes
 from mbuild.core.digest import canonical_json
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.imatrix import Imatrix

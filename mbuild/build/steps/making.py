@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from mbuild.build.steps.ranges import (
     importances_of,
 )
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 

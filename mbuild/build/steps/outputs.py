@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.split import split
 from mbuild.gguf.writer import SLICE, layout, padded

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.steps.ranges import Range, converted_key, ranges_of
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

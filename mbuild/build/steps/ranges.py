@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mbuild.core.digest import BLAKE3, Digest, canonical_json
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import InPieces, Tensor, held_for
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import SOURCES, VERSION

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV, MetadataEntry, Model, Tensor
 from mbuild.gguf.types import ValueType
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.units import parse_number
+from mbuild.core.values import replace
 from mbuild.gguf.hyperparameters import OF_ARCHITECTURE, WHOLE
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.types import ValueType

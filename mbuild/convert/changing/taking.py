@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import FormatError, UsageError
+from mbuild.core.values import FrozenValue, replace
 from mbuild.gguf.model import KV, InPieces, MetadataEntry, Model
 from mbuild.gguf.types import ValueType
 
@@ -18,8 +18,7 @@ _NORMAL_SCORE = -1000.0  # of added tokens, as llama.cpp's converter writes it
 _CONTROL, _USER, _UNUSED = 3, 4, 5  # tokenizer.ggml.token_type
 
 
-@dataclass(frozen=True, slots=True)
-class TakenLoad:
+class TakenLoad(FrozenValue):
     """A tensor's ``load`` that is another model's: told apart from the model's own."""
 
     load: Callable[[], Buffer]

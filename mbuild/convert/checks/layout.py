@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.origins import Origins
@@ -14,6 +13,7 @@ from mbuild.convert.rows.layout import in_layer
 from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
 from mbuild.convert.rows.sizes import Sizes
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ _QUERIES = re.compile(r"\.attn_(?:q|qkv)\.weight$")
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedModel:
+class DescribedModel(NamedTuple):
     """What is known of a model before its weights are read.
 
     ``row`` is the family's, ``untied`` says that silence about tie_word_embeddings means false,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import BOOL, Key, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import EXPERTS
+from mbuild.core.values import replace
 
 AFMOE = replace(
     LLAMA,

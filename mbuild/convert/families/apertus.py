@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA
@@ -12,6 +11,7 @@ from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.llama import LLAMA, LLAMA_HF
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.layout import Group, TensorLayout
+from mbuild.core.values import replace
 
 ARCEE = replace(
     LLAMA,

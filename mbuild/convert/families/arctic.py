@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA
@@ -12,6 +11,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, ROTARY_WEIGHTS
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.xverse import XVERSE, kv_groups
 from mbuild.convert.rows.rules import Rule, rotary
 from mbuild.convert.vocabulary.rules import SPM
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

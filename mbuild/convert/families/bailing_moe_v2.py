@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -22,6 +21,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, ahead, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, each
 from mbuild.convert.rows.torch_math import mean32
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import LATENT_AT_KV, absorbed
@@ -28,6 +27,7 @@ from mbuild.convert.rows.recurrent import KDA, four_dims, positive_exp
 from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, each, parts
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.gpt import EPS, GPT2
@@ -12,6 +11,7 @@ from mbuild.convert.rows.keys import BLOCK_COUNT, U32, computed, file_type
 from mbuild.convert.rows.layout import slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each, regrouped
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.gpt import EPS, FOUR_WIDE, GPT2
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import BLOCK_COUNT, F32, TEXT, constant, file_type, u32
 from mbuild.convert.rows.layout import slots
 from mbuild.convert.rows.row import Family
+from mbuild.core.values import replace
 
 CODESHELL = Family(
     gguf="codeshell",

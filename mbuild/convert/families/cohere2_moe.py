@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.cohere import COHERE2, LOGIT_SCALE
@@ -23,6 +22,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import EXPERTS
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

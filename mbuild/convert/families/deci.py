@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.llama import LLAMA
@@ -26,6 +25,7 @@ from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import Rule, rotary
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

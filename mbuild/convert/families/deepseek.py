@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -31,6 +30,7 @@ from mbuild.convert.vocabulary.rules import (
     SPM_OR_BPE,
     VocabRule,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import DEEPSEEK, DEEPSEEK_V2
@@ -11,6 +10,7 @@ from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, TEXT, U32, computed, f32, replaced, u32, without
 from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS
 from mbuild.convert.vocabulary.rules import BPE
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3, tied_head
 from mbuild.convert.rows.keys import NEXTN, u32
 from mbuild.convert.rows.layout import Group, ahead, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.sizes import Sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -29,6 +28,7 @@ from mbuild.convert.rows.sizes import Size
 from mbuild.convert.rows.target import check_reduced, draft_tokens, target_config
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:

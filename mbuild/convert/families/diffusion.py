@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.qwen import QWEN2, QWEN3_MOE
@@ -24,6 +23,7 @@ from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import ROTARY
 from mbuild.convert.vocabulary.rules import BPE, SPM_OR_BPE, VocabRule
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:

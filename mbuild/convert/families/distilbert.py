@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.bert import BERT, TAIL
@@ -16,6 +15,7 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     pass

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.qwen import QWEN2_MOE
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import BOOL, Key, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.vocabulary.rules import BPE
+from mbuild.core.values import replace
 
 # llama.cpp takes as many keys and values as there are heads.
 _ATTENTION = slots("""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3, absorbed, tied_head
@@ -18,6 +17,7 @@ from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Rule, times
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.llama import LLAMA
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import BOOL, U32, entry
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.target import check_reduced, draft_tokens, target_integer
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:

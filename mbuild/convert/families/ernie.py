@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -14,6 +13,7 @@ from mbuild.convert.rows.rules import EXPERTS, halves, parts
 from mbuild.convert.vocabulary.rules import (
     SPM_PREFIX,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
@@ -30,6 +29,7 @@ from mbuild.convert.vocabulary.rules import (
     VocabRule,
 )
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack, each, rename
 from mbuild.convert.rows.sizes import LAUREL_RANK
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.gemma import GEMMA3
@@ -14,6 +13,7 @@ from mbuild.convert.rows.rope import partial_factors
 from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS
 from mbuild.convert.vocabulary.rules import Prefix, Reader, VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

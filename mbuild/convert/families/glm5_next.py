@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import LATENT_AT_KV, absorbed, tied_head
@@ -31,6 +30,7 @@ from mbuild.convert.rows.recurrent import KDA, four_dims, negative_exp
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, each, parts
 from mbuild.convert.rows.sizes import Size
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

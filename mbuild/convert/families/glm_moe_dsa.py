@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek_v32 import DEEPSEEK_V32
 from mbuild.convert.families.glm import GLM
 from mbuild.convert.rows.keys import BOOL, U32, computed
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

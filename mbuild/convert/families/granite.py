@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA
@@ -21,6 +20,7 @@ from mbuild.convert.rows.keys import (
 from mbuild.convert.rows.layout import Group
 from mbuild.convert.rows.row import TOWERS
 from mbuild.convert.rows.rules import ROTARY, Rule, halves
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

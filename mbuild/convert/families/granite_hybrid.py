@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.granite import GRANITE, GRANITE_MOE, SHARED
@@ -13,6 +12,7 @@ from mbuild.convert.rows.keys import BOOL, U32, Key, computed, u32
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

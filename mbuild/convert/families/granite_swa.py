@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.granite import GRANITE
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import BOOL, U32, Key, computed, sliding_pattern, 
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import rename
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.granite import GRANITE_MOE
@@ -14,6 +13,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Rule, halves, rotary
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from mbuild.convert.families.qwen import QWEN3_MOE
 from mbuild.convert.rows import parts as p
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import COMMON, F32, U32, computed, constant, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import EXPERTS, drop, experts
+from mbuild.core.values import replace
 
 _CHUNKS = replace(
     EXPERTS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import tied_head
@@ -15,6 +14,7 @@ from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.bert import BERT, BERT_LAYER, BERT_MODEL
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
+from mbuild.core.values import replace
 
 _NORMS = slots("""
     ?q attn_q_norm width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import LATENT_AT_KV, absorbed
@@ -29,6 +28,7 @@ from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Rule, Stack, each, parts
 from mbuild.convert.rows.sizes import Size
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3
@@ -13,6 +12,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.recurrent import KDA, four_dims, negative_exp
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, each, rename
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -13,6 +12,7 @@ from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

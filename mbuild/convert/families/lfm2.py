@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -23,6 +22,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -25,6 +24,7 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA, LLAMA_KEYS
@@ -12,6 +11,7 @@ from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import replaced, u32
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.rules import Rule, halves, rename, transposed
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

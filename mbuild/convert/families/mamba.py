@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import mamba as m
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import BOOL, U32, computed, constant, file_type, u
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.qwen import QWEN3_MOE
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import (
@@ -18,6 +16,7 @@ from mbuild.convert.rows.keys import (
 )
 from mbuild.convert.rows.layout import TensorLayout
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 MAPLE = replace(
     QWEN3_MOE,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.qwen import QWEN3_MOE
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import BOOL, COMMON, U32, computed, sliding_pattern, u32
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -3,7 +3,6 @@ prediction."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -13,6 +12,7 @@ from mbuild.convert.rows.nextn import behind
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.llama import LLAMA
@@ -14,6 +13,7 @@ from mbuild.convert.rows.rules import ROTARY_WEIGHTS
 from mbuild.convert.vocabulary.rules import (
     SPM,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

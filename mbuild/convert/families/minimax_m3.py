@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.minimax import MINIMAX_M2
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import BOOL, U32, Key, computed, constant, f32, u3
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, NORM_PLUS_ONE
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.core.values import replace
 
 MISTRAL = replace(
     LLAMA,

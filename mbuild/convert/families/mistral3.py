@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.families.mistral4 import MISTRAL4
 from mbuild.convert.rows.keys import F32, computed
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

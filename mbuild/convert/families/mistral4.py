@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V2, LATENT, tied_head
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

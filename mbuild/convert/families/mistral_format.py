@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3
@@ -22,6 +21,7 @@ from mbuild.convert.rows.keys import (
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

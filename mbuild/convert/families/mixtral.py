@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS
+from mbuild.core.values import replace
 
 MIXTRAL = replace(
     LLAMA,

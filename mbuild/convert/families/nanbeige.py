@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import BOOL, U32, computed
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 NANBEIGE = replace(
     LLAMA,

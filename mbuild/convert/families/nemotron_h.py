@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.granite import GRANITE
@@ -17,6 +16,7 @@ from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import ROTARY, Stack, experts
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

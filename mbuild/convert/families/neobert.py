@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.bert import BERT
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import F32, ROPE_SCALING_NONE, U32, computed, constant, f32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 NEO_BERT = replace(
     BERT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.bert import BERT, BERT_LAYER, BERT_MODEL
@@ -14,6 +13,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rules import each, experts, rename, transposed
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -20,6 +19,7 @@ from mbuild.convert.rows.keys import (
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, ROTARY_WEIGHTS
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.phi import PHI3
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS
+from mbuild.core.values import replace
 
 PHI_MOE = replace(
     PHI3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -27,6 +26,7 @@ from mbuild.convert.rows.recurrent import negative_exp, squeezed
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each, plus, plus_one, rename
 from mbuild.convert.vocabulary.rules import SPM, Reader, VocabRule
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

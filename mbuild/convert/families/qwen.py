@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -16,6 +15,7 @@ from mbuild.convert.rows.rules import EXPERTS, Rule, halves, rename
 from mbuild.convert.vocabulary.rules import (
     SPM_OR_BPE,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

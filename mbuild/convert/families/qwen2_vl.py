@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.qwen import QWEN2
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON
+from mbuild.core.values import replace
 
 QWEN2_VL = replace(
     QWEN2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.qwen import FUSED_EXPERTS
@@ -12,6 +11,7 @@ from mbuild.convert.rows.keys import U32, computed
 from mbuild.convert.rows.layout import Group, slots
 from mbuild.convert.rows.recurrent import DELTA_NET, TILED_DELTA_NET_RULES
 from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.qwen import QWEN2_MOE
@@ -14,6 +13,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.nextn import ahead_layers, behind
 from mbuild.convert.rows.recurrent import DELTA_NET, DELTA_NET_KEYS, DELTA_NET_RULES
 from mbuild.convert.rows.rules import Rule, regrouped
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

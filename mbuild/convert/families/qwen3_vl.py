@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama4 import JOINED_EXPERTS
@@ -12,6 +11,7 @@ from mbuild.convert.rows.hyper import head_width
 from mbuild.convert.rows.keys import U32, computed, constant
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.rules import CHATML, VocabRule
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

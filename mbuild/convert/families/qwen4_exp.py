@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.qwen3_5 import QWEN3_5_MOE
@@ -19,6 +18,7 @@ from mbuild.convert.rows.recurrent import DELTA_NET, squeezed
 from mbuild.convert.rows.rules import Rule, each, plus_one
 from mbuild.convert.rows.sizes import Size
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.bert import BERT, TAIL, VALUES
@@ -17,6 +16,7 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from mbuild.convert.families.gpt import GPT2
 from mbuild.convert.read.lazy import Lazy
@@ -11,6 +10,7 @@ from mbuild.convert.rows.hyper import Hyper
 from mbuild.convert.rows.keys import COMMON
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Stack
+from mbuild.core.values import replace
 
 
 def _joined(hp: Hyper, lazy: Lazy) -> Lazy:

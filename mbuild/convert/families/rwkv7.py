@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import RMS_EPS, U32, computed, constant, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.vocabulary.rules import RWKV, SPM_OR_BPE
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper

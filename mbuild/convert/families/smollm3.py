@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.core.values import replace
 
 SMOLLM3 = replace(
     LLAMA,

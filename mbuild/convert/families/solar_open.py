@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.glm import GLM4_MOE
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.rules import VocabRule
+from mbuild.core.values import replace
 
 SOLAR_OPEN = replace(
     GLM4_MOE,

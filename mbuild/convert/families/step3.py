@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -27,6 +26,7 @@ from mbuild.convert.rows.rope import llama3_share
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each, plus_one
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HFConfig
@@ -11,6 +10,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.parts import EMBEDDING, RMS
 from mbuild.convert.rows.row import Family
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mbuild.convert.families.bert import BERT, VALUES
 from mbuild.convert.families.roberta import ROBERTA
 from mbuild.convert.vocabulary.rules import (
     XLM_ROBERTA_VOCABULARY,
 )
+from mbuild.core.values import replace
 
 XLM_ROBERTA = replace(
     ROBERTA,

@@ -13,7 +13,6 @@ weights get their adapter the right way round.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 
@@ -59,8 +59,7 @@ _GGML: dict[OutType, GGMLType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LoraAdapter:
+class LoraAdapter(NamedTuple):
     """A PEFT adapter, checked in itself.
 
     ``name`` is the folder's name, ``pairs`` and ``vectors`` (whole norm

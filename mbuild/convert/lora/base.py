@@ -6,7 +6,6 @@ numbers that they need (heads, layers) and the tensors to check against.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families import of_gguf
@@ -14,6 +13,7 @@ from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.rows.hyper import Hyper
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +37,7 @@ CONFIG_KEYS: dict[str, str] = {
 """Names in config.json that rules ask for, and GGUF's keys below the architecture."""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(NamedTuple):
     """A base model: its family's row, its numbers, and its tensors' dims (fastest first)."""
 
     row: Family

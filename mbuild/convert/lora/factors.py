@@ -6,7 +6,6 @@ What the rules do to the rows of a weight W they do to the rows of B, where W ch
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import Stacker
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.convert.lora.base import Base
@@ -25,8 +25,7 @@ _PROBE = 1_000_003
 """A number of columns that no weight has: a rule that keeps it last has only moved rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """The two factors of one weight; for an embedding B A is (width, vocabulary)."""
 
     a: Lazy

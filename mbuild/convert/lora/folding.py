@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def changes_of_folder(
             f"{name}: {left[0]} and {len(left) - 1} more are changed by the adapter, but a GGUF"
             " model of this family has no place for them"
         )
-        adapter = dataclasses.replace(
+        adapter = replace(
             adapter,
             vectors={w: item for w, item in adapter.vectors.items() if w not in left},
             pairs={w: pair for w, pair in adapter.pairs.items() if w not in left},

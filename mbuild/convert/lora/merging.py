@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from mbuild.convert.read.dtypes import encode, to_f32
 from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
+from mbuild.core.values import FrozenValue, NamedTuple, replace
 from mbuild.gguf.model import InPieces, Model, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType, tensor_nbytes
 
@@ -74,8 +74,7 @@ class _Recent:
         return whole()
 
 
-@dataclass(frozen=True, slots=True)
-class MergedRows:
+class MergedRows(FrozenValue):
     """A tensor's ``load``: ``rows`` rows from ``first`` on, with what adapters change in them.
 
     ``source`` loads the base's rows, of the type ``stored``; the result has the type ``type``.

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.lora.settings import CONFIG, LoraConfig
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.convert.read.files import CheckpointFiles

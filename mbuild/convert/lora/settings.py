@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.values import EMPTY, FrozenValue
 
 if TYPE_CHECKING:
     from mbuild.convert.read.files import CheckpointFiles
@@ -25,8 +25,7 @@ _PEFT = "merge it with peft (model.merge_and_unload()) and build that"
 _RANK_LIMIT = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class LoraConfig:
+class LoraConfig(FrozenValue):
     """The settings that decide an adapter's scale.
 
     ``alphas`` has other alphas for some modules, by regular expressions over the
@@ -37,7 +36,7 @@ class LoraConfig:
     rank: int
     alpha: float
     rank_stabilized: bool = False
-    alphas: Mapping[re.Pattern[str], float] = field(default_factory=dict)
+    alphas: Mapping[re.Pattern[str], float] = EMPTY
     invocation_tokens: tuple[int, ...] = ()
     base: str = ""
 

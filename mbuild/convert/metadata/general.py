@@ -10,7 +10,6 @@ name, size, finetune and version (``gguf-py/gguf/metadata.py``, 1 October
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from mbuild.convert.metadata.name import Name, parse_name, title
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.core.errors import FormatError
+from mbuild.core.values import FrozenValue
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
@@ -76,8 +76,7 @@ _ORIGIN_FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(FrozenValue):
     """How many weights a model has: in all, outside experts, in one expert, and how many experts.
 
     ``total`` is negative for an adapter, whose size is not the model's.

@@ -8,8 +8,9 @@ are those of ``Metadata.get_model_id_components`` in gguf-py.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from mbuild.core.values import NamedTuple
 
 _VERSION = re.compile(r"(v|iter)?\d+(\.\d+)*", re.IGNORECASE)
 _QUANTIZATION = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
@@ -31,8 +32,7 @@ class NamePart(StrEnum):
     TYPE = "type"
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """An identifier's components; what is not there is empty."""
 
     full: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from mbuild.convert.rows.projector import (
 from mbuild.convert.rows.torch_softplus import softplus32
 from mbuild.convert.rows.towers import part
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:

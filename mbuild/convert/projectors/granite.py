@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import tower_parts as p
 from mbuild.convert.rows.conformer import depthwise, folded, pointwise
@@ -25,6 +24,7 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import ShapeError
@@ -25,6 +24,7 @@ from mbuild.convert.rows.projector import (
     rename,
 )
 from mbuild.convert.rows.towers import part
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

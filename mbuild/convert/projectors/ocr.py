@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.convert.rows.towers import part
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.read.files import SMALL_LIMIT, TOKENIZER_LIMIT
@@ -22,6 +21,7 @@ from mbuild.convert.rows.projector import (
 )
 from mbuild.convert.rows.rules import rotary
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

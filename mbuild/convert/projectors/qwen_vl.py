@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from mbuild.convert.rows.projector import (
     parts,
 )
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.convert.rows.torch_math import exp32, sincos32
+from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:

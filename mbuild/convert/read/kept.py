@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.joining import stack
 from mbuild.convert.read.lazy import Lazy, in_turn
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple, replace
 from mbuild.gguf.types import BLOCKS, GGMLType
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class CannotKeep(FormatError):
     """A rule would move or change single values of a weight whose bits are to be kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFormat:
+class RunFormat(NamedTuple):
     """How runs of values lie in a file.
 
     Attributes:
@@ -56,8 +55,7 @@ TRIVIAL = 1e-6
 """A factor that is 1 within this is not written (``_scale_is_trivial`` of llama.cpp)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
+class Factors(NamedTuple):
     """What ``.scale`` and ``.input_scale`` beside an NVFP4 weight say: one number, or one for each
     expert of a stack."""
 
@@ -78,13 +76,15 @@ class Factors:
         )
 
 
+UNSCALED = Factors()
+
+
 def _trivial(values: tuple[float, ...]) -> bool:
     if len(values) == 1:
         return abs(values[0] - 1) < TRIVIAL
     return all(abs(value - 1) <= TRIVIAL + 1e-5 for value in values)  # as numpy.allclose
 
 
-@dataclass(frozen=True, slots=True)
 class KeptWeight(Lazy):
     """A weight in runs: ``shape`` counts runs on its last axis, values elsewhere.
 
@@ -209,7 +209,7 @@ def kept(
     shape: tuple[int, ...],
     runs: Callable[[int, int], Array],
     values: Lazy,
-    factors: Factors = Factors(),
+    factors: Factors = UNSCALED,
     encoded: Callable[[int, int, GGMLType], Array | None] | None = None,
 ) -> KeptWeight:
     """A weight whose runs ``runs(start, stop)`` gives as bytes (stop - start, form.nbytes).

@@ -8,7 +8,6 @@ conversion is checked before the first weight is read. A transform is a new
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from mbuild.convert.read.runs import MovedBytes, Pieces, SpreadRuns
 from mbuild.convert.read.safetensors import BITS, DType
 from mbuild.convert.read.turned import in_strips
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import Frozen, NamedTuple, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,8 +43,7 @@ class ShapeError(FormatError):
     """A tensor has a shape that config.json leaves no place for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lazy:
+class Lazy(Frozen):
     """Values of one tensor: type, shape (slowest dimension first) and how to get them.
 
     ``load()`` gives an array of that shape whose elements are held as
@@ -287,8 +286,7 @@ def _one_of(apart: Apart, number: int, moved: Lazy, count: int) -> Lazy:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """A tensor that is in GGUF's block format already: only bits were moved.
 
     ``shape`` counts weights, slowest dimension first; ``load()`` gives the

@@ -8,12 +8,12 @@ are not what they seem, and the build stops with the way to keep the fine-tune.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,8 +61,7 @@ REMEDIES: Mapping[str, str] = {
 """By ``quant_method``; all others cannot be dequantized by transformers."""
 
 
-@dataclass(frozen=True, slots=True)
-class IgnoredTensor:
+class IgnoredTensor(NamedTuple):
     """A kind of tensor that is no weight of the model.
 
     Attributes:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import FrozenValue, NamedTuple
 
 MAX_PICKLE = 32 << 20
 """Bytes of a pickle without the tensors' data; that of 1,000 tensors has about 200 kB."""
@@ -50,8 +50,7 @@ DTYPES: dict[str, DType] = {
 """Element types of ``torch`` by their names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(FrozenValue):
     """Data in the file: its key there, the type and the number of elements."""
 
     key: str
@@ -59,8 +58,7 @@ class Storage:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class PickledTensor:
+class PickledTensor(NamedTuple):
     """A tensor's place in a storage: offset, shape and strides in elements.
 
     ``dtype`` may be another one than the storage's, which then counts bytes.
@@ -73,8 +71,7 @@ class PickledTensor:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
+class _Name(NamedTuple):
     """A class or function that the pickle names, as text."""
 
     module: str

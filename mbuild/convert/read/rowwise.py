@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import PIECE
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
+from mbuild.core.values import FrozenValue, NamedTuple
 from mbuild.gguf.memory import room
 from mbuild.gguf.types import GGMLType
 
@@ -43,8 +43,7 @@ class Coding(NamedTuple):
         return type_ in _STORED and ready(Codes(self.kind, self.points, type_), width, self.group)
 
 
-@dataclass(frozen=True, slots=True)
-class CodedRows:
+class CodedRows(FrozenValue):
     """Rows of codes, each less its group's zero point and times its factor, as float32.
 
     ``codes(low, high)`` gives the bytes of some rows, contiguous, and ``plain`` the values without

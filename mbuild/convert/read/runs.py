@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from mbuild.core.values import FrozenValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class SpreadRuns:
+class SpreadRuns(FrozenValue):
     """The values of runs of one ``length``, which begin at ``places`` among those of ``cut``."""
 
     cut: Callable[[int, int], Array]
@@ -38,8 +38,7 @@ class SpreadRuns:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
+class Pieces(FrozenValue):
     """The values of tensors one behind the other, each with its own way to a part of them."""
 
     cuts: tuple[Callable[[int, int], Array], ...]
@@ -58,8 +57,7 @@ class Pieces:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-@dataclass(frozen=True, slots=True)
-class MovedBytes:
+class MovedBytes(FrozenValue):
     """The bytes of a tensor's values, moved by ``change`` at each position of the first axis.
 
     ``made(start, stop, type)`` gives those of the values before, as :attr:`Lazy.encoded` does. A

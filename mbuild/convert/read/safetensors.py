@@ -19,12 +19,12 @@ import json
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import FormatError, SourceError
 from mbuild.core.system import unreadable
+from mbuild.core.values import Frozen, NamedTuple
 from mbuild.gguf.files import Arriving
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ BITS: dict[DType, int] = {
 _DTYPES = {dtype.value: dtype for dtype in DType}
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(NamedTuple):
     """One safetensors file as it was when its header was read.
 
     ``name`` is what messages call it (the path may be a blob's). ``identity``
@@ -118,8 +117,7 @@ class Shard:
     seen: Seen | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(Frozen):
     """One tensor of a file: ``shape`` slowest dimension first, ``offset`` from the file's start."""
 
     name: str

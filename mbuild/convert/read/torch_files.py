@@ -12,7 +12,6 @@ import math
 import os
 import re
 import struct
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.pickles import (
@@ -31,6 +30,7 @@ from mbuild.convert.read.safetensors import (
 )
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.core.system import unreadable
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,7 +51,6 @@ _NESTED = ("state_dict", "model_state_dict", "model", "module")
 _DAMAGED = "the file is damaged or incomplete: download it again"
 
 
-@dataclass(frozen=True, slots=True)
 class StridedTensor(StoredTensor):
     """A tensor that does not lie in the order of its indices: ``strides`` are in elements.
 

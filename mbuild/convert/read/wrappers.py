@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,11 +13,11 @@ where it stands.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.scaling import taken
 from mbuild.core.errors import FormatError
+from mbuild.core.values import EMPTY, FrozenValue
 
 if TYPE_CHECKING:
     from mbuild.convert.read.dtypes import OutType
@@ -73,8 +73,7 @@ def head_width(config: Mapping[str, Any]) -> Any:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class HFConfig:
+class HFConfig(FrozenValue):
     """What transformers' configuration class of one ``model_type`` adds to a config.json.
 
     Attributes:
@@ -93,13 +92,13 @@ class HFConfig:
     """
 
     model_type: str
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
-    fills: Mapping[str, Fill] = field(default_factory=dict)
-    forced: Mapping[str, Fill] = field(default_factory=dict)
+    aliases: Mapping[str, str] = EMPTY
+    values: Mapping[str, Any] = EMPTY
+    fills: Mapping[str, Fill] = EMPTY
+    forced: Mapping[str, Fill] = EMPTY
     theta: float | None = 10000.0
     partial: float | None = None
-    rope: Mapping[str, Any] = field(default_factory=dict)
+    rope: Mapping[str, Any] = EMPTY
     sliding_theta: float | None = None
     untied: bool = False
 
@@ -247,8 +246,7 @@ def as_number(value: Any, name: str) -> float:
     return float(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Hyper:
+class Hyper(FrozenValue):
     """A checkpoint's hyper-parameters, for one architecture.
 
     ``arch`` is GGUF's name of it, ``config`` the completed config, ``rope`` its
@@ -267,7 +265,7 @@ class Hyper:
     outtype: OutType
     files: CheckpointFiles
     nextn: int = 0
-    tensors: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Any] = EMPTY
     kept: frozenset[GGMLType] = frozenset()
 
     @property

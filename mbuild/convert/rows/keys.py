@@ -11,12 +11,12 @@ architecture's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.rows.hyper import HEAD_NAMES, WIDTH_NAMES, Hyper, as_integer, as_number, missing
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import FrozenValue
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType, ValueType
 
@@ -49,8 +49,7 @@ _FILE_TYPES_OF_KEPT = (
 """The same where weights stay as the checkpoint has them; the first that some have counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(FrozenValue):
     """One key and where its value comes from.
 
     Attributes:

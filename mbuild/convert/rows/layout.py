@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from mbuild.core.values import EMPTY, Frozen, FrozenValue, NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.sizes import Size, Sizes
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 Where = Callable[["Sizes", int], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """A place for one tensor.
 
     Attributes:
@@ -30,16 +30,14 @@ class Slot:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Frozen):
     """Tensors of those layers that ``where`` names."""
 
     slots: tuple[Slot, ...]
     where: Where = lambda sizes, layer: True
 
 
-@dataclass(frozen=True, slots=True)
-class TensorLayout:
+class TensorLayout(FrozenValue):
     """All tensors of an architecture.
 
     Attributes:
@@ -56,7 +54,7 @@ class TensorLayout:
     layers: tuple[Group, ...]
     keys: tuple[str, ...]
     one_head: bool = False
-    sizes: Mapping[str, Size] = field(default_factory=dict)
+    sizes: Mapping[str, Size] = EMPTY
     doubts: Callable[[Sizes, Mapping[str, tuple[int, ...]]], Iterable[str]] | None = None
 
     @property

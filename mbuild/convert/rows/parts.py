@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows.layout import Group, Slot, TensorLayout, Where, ahead, slots
+from mbuild.core.values import replace
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.sizes import Sizes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.keys import entry
 from mbuild.convert.rows.towers import BLOCKS, FEED_FORWARD, HEADS, WIDTH, Towers, part
+from mbuild.core.values import EMPTY, FrozenValue, NamedTuple
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType, ValueType
 
@@ -25,16 +25,14 @@ Action = Callable[[Towers, str, "Lazy"], Iterable[Named]]
 Change = Callable[[Towers, "Lazy"], "Lazy"]
 
 
-@dataclass(frozen=True, slots=True)
-class TowerRule:
+class TowerRule(NamedTuple):
     """Tensors whose name matches ``pattern`` (searched) go through ``action``."""
 
     pattern: re.Pattern[str]
     action: Action
 
 
-@dataclass(frozen=True, slots=True)
-class Forced:
+class Forced(NamedTuple):
     """Matrices that have a type of their own: F32 or F16, or F32 that is F16 in an F16 file.
 
     ``pattern`` is searched in the checkpoint's name, or in GGUF's where ``gguf``.
@@ -49,8 +47,7 @@ class Forced:
 VISION = part("vision_config")
 
 
-@dataclass(frozen=True, slots=True)
-class Projector:
+class Projector(FrozenValue):
     """How the encoders of one kind of multimodal checkpoint become a GGUF file.
 
     Attributes:
@@ -78,9 +75,9 @@ class Projector:
     needs: str = ""
     vision: Find | None = VISION
     audio: Find | None = None
-    processor: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = EMPTY
     processor_inner: str = ""
-    processor_defaults: Mapping[str, Any] = field(default_factory=dict)
+    processor_defaults: Mapping[str, Any] = EMPTY
     before: tuple[TowerKey, ...] = ()
     rules: tuple[TowerRule, ...] = ()
     extra: Callable[[Towers], Iterable[Named]] | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.vocabulary.rules import BPE
+from mbuild.core.values import EMPTY, FrozenValue
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy, Packed
@@ -34,8 +34,7 @@ TOWERS = re.compile(
 can be the text half of a larger model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(FrozenValue):
     """How checkpoints of one family become GGUF.
 
     Attributes:
@@ -84,7 +83,7 @@ class Family:
     layout: TensorLayout
     vocabulary: VocabRule = BPE
     hf: HFConfig = NO_HF_CONFIG
-    settled: Mapping[str, Fill] = field(default_factory=dict)
+    settled: Mapping[str, Fill] = EMPTY
     rules: tuple[Rule, ...] = ()
     stacks: tuple[Stack, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from mbuild.convert.read.joining import stack
 from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError
 from mbuild.convert.rows.hyper import as_number
 from mbuild.core.errors import FormatError
+from mbuild.core.values import FrozenValue, NamedTuple, replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,16 +30,14 @@ Action = Callable[["Hyper", str, Lazy], Iterable[Named]]
 Change = Callable[["Hyper", Lazy], Lazy]
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """Tensors whose name matches ``pattern`` (searched) go through ``action``."""
 
     pattern: re.Pattern[str]
     action: Action
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(FrozenValue):
     """Tensors of one layer that become one tensor with a new first axis.
 
     Attributes:

@@ -7,11 +7,11 @@ config.json may have for it, so that a message can say where a number stands.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HEAD_NAMES, LAYER_NAMES, WIDTH_NAMES
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.gguf.model import KV
@@ -20,8 +20,7 @@ LAUREL_RANK = 64
 """Gemma 3n's: llama.cpp reads it from no key (``llama-hparams.h``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """One size.
 
     Attributes:

@@ -7,11 +7,12 @@ what is out of bounds, and say in which file and where it stands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import U32_MAX, missing
 from mbuild.core.errors import FormatError, LackingError
+from mbuild.core.values import EMPTY, FrozenValue
 
 if TYPE_CHECKING:
     from mbuild.convert.read.dtypes import OutType
@@ -122,8 +123,7 @@ class Section:
         return FormatError(f"{self.place}: {name} is {shown}; {wanted} is needed")
 
 
-@dataclass(frozen=True, slots=True)
-class Towers:
+class Towers(FrozenValue):
     """What decides a projector file.
 
     Attributes:
@@ -145,10 +145,10 @@ class Towers:
     width: int
     outtype: OutType
     files: CheckpointFiles
-    tensors: Mapping[str, Lazy] = field(default_factory=dict)
+    tensors: Mapping[str, Lazy] = EMPTY
     vision: Section | None = None
     audio: Section | None = None
-    order: Mapping[str, int] = field(default_factory=dict)
+    order: Mapping[str, int] = EMPTY
 
     def last(self, names: Iterable[str]) -> str:
         """Which of these tensors comes last in the checkpoint; empty where none is there."""

@@ -6,12 +6,12 @@ the vocabulary's size is a token, a gap is a ``[PAD<id>]``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocabulary.pretokenizer import decode_each
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +37,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Texts by id and, parallel to them, int32 :class:`TokenType` numbers and float32 scores."""
 
     texts: list[str]

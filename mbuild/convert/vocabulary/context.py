@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from mbuild.core.values import EMPTY, FrozenValue, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,7 @@ class Unfit(Exception):
     """The checkpoint has not the files that a reader needs; the next one is tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderContext:
+class ReaderContext(NamedTuple):
     """What a reader may look at; ``config`` is config.json with a text_config laid over it."""
 
     files: CheckpointFiles
@@ -31,8 +31,7 @@ class ReaderContext:
     warn: Callable[[str], None] = lambda text: None
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
+class Vocabulary(FrozenValue):
     """What a reader found: ``model`` and ``pre`` are the tokenizer's kind and pre-tokenizer.
 
     ``first``, ``middle`` and ``last`` are entries before all others, before the
@@ -49,8 +48,8 @@ class Vocabulary:
     merges: bool = False
     bounded: bool = True
     pieces: bool = False
-    first: Sequence[KV] = field(default=())
-    middle: Sequence[KV] = field(default=())
-    last: Sequence[KV] = field(default=())
-    renumbered: Mapping[str, int] = field(default_factory=dict)
+    first: Sequence[KV] = ()
+    middle: Sequence[KV] = ()
+    last: Sequence[KV] = ()
+    renumbered: Mapping[str, int] = EMPTY
     specials: Specials | None = None

@@ -10,12 +10,12 @@ llama.cpp's converter asks for a vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocabulary.classes import CLASS_DEFAULTS
 from mbuild.convert.vocabulary.tokenizer_json import AddedToken
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +26,7 @@ CONFIG = "tokenizer_config.json"
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """Added tokens by text, and the texts that are named as special (``all_special_tokens``)."""
 
     added: dict[str, AddedToken]

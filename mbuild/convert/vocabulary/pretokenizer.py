@@ -15,13 +15,13 @@ import os
 import subprocess
 import sys
 import unicodedata
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocabulary.hashes import CHECK_TEXT, PRE_TOKENIZERS
 from mbuild.convert.vocabulary.tokenizer_json import NAME
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,8 +39,7 @@ LONGEST = 16
 """Longest run of characters whose parts are enumerated; longer tokens are searched for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The check text's ids with and without special tokens, and the decoded tokens."""
 
     ids: list[int]
@@ -228,5 +227,5 @@ def _whole(tokenizer: TokenizerJson, added: Sequence[AddedToken]) -> str:
 
 def _spec(tokenizer: TokenizerJson, model: dict[str, Any], added: Sequence[AddedToken]) -> str:
     raw = dict(tokenizer.raw) | {"model": model, "truncation": None, "padding": None}
-    raw["added_tokens"] = [asdict(token) for token in added]
+    raw["added_tokens"] = [token._asdict() for token in added]
     return json.dumps(raw)

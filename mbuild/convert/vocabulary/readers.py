@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
@@ -37,6 +36,7 @@ from mbuild.convert.vocabulary.spm import (
 from mbuild.convert.vocabulary.tokenizer_json import NAME, TokenizerJson, read_tokenizer_json
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

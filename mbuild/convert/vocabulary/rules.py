@@ -7,8 +7,10 @@ special, as most have; the ones here are those of several families.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import StrEnum
+
+from mbuild.core.values import EMPTY, FrozenValue
 
 
 class Reader(StrEnum):
@@ -48,8 +50,7 @@ Wanted = tuple[tuple[str, int | None], ...]
 Flags = tuple[tuple[str, bool], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class VocabRule:
+class VocabRule(FrozenValue):
     """One family's way.
 
     ``readers`` are tried in order until one finds its files. ``flags_before``
@@ -82,10 +83,10 @@ class VocabRule:
     flags_before: Flags = ()
     ids_after: Ids = ()
     tokens: tuple[tuple[str, str], ...] = ()
-    second_pass: dict[int, Wanted] = field(default_factory=dict)
-    flags_of_size: dict[int, Flags] = field(default_factory=dict)
+    second_pass: Mapping[int, Wanted] = EMPTY
+    flags_of_size: Mapping[int, Flags] = EMPTY
     eos_in_chat: str = ""
-    pre_names: dict[str, str] = field(default_factory=dict)
+    pre_names: Mapping[str, str] = EMPTY
     segments: bool = False
     default_segments: int = 2
     mask_at: int = 0

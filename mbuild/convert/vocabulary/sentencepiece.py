@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass
 from enum import IntEnum
 
 from mbuild.core.errors import FormatError
+from mbuild.core.values import NamedTuple
 
 PIECE_LIMIT = 4_000_000
 """Most pieces of a model; the largest published vocabularies have about 262,000."""
@@ -37,8 +37,7 @@ _TYPES = frozenset(PieceType)
 _FLOAT = struct.Struct("<f")
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePieceModel:
+class SentencePieceModel(NamedTuple):
     """A vocabulary: parallel lists of texts, scores (float32 values) and :class:`PieceType`."""
 
     texts: list[str]

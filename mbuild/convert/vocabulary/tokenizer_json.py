@@ -7,11 +7,11 @@ when it loads the file. Anything else is a :class:`FormatError`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
 from mbuild.core.errors import FormatError
+from mbuild.core.values import EMPTY, FrozenValue, NamedTuple, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 NAME = "tokenizer.json"
 
 
-@dataclass(frozen=True, slots=True)
-class AddedToken:
+class AddedToken(NamedTuple):
     """A token that is looked for in the text before the model sees it.
 
     ``special`` tokens steer the model and are not shown; a token that is not
@@ -60,8 +59,7 @@ class AddedToken:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerJson:
+class TokenizerJson(FrozenValue):
     """A checked tokenizer.json.
 
     ``vocab`` maps texts to ids; for a Unigram model ``pieces`` holds texts and
@@ -74,7 +72,7 @@ class TokenizerJson:
     vocab: dict[str, int]
     pieces: list[tuple[str, float]]
     added: list[AddedToken]
-    renumbered: Mapping[str, int] = field(default_factory=dict)
+    renumbered: Mapping[str, int] = EMPTY
 
     @property
     def model(self) -> dict[str, Any]:

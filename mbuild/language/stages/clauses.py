@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedInput, UnexpectedToken
@@ -13,6 +13,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Problem
 from mbuild.language.printable import shape
 from mbuild.language.stages.quotes import OTHER_QUOTES, QUOTED_HINT

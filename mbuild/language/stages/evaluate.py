@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import (
     Adapter,
     Draft,

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import ClassVar
 
+from mbuild.core.values import FrozenValue, aside
 from mbuild.language.instructions import TYPES, Comment, From, Instruction, _Item, _Plain
 from mbuild.language.span import Span
 
 _NAMED = re.compile(r"(?s)((?:\$\{[^{}]*\}|(?!\$\{).)*?)[ \t]+[Aa][Ss][ \t]+(.+)")
 
 
-@dataclass(frozen=True, slots=True)
 class Opening(_Item):
     """``FROM VALUE [AS NAME]``: a stage begins; the name is empty where there is none."""
 
     value: str
     name: str = ""
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = aside(default=None)
     word: ClassVar[str] = From.word
 
     @classmethod
@@ -36,66 +35,57 @@ class Opening(_Item):
 class Arg(_Plain):
     """``ARG NAME[=DEFAULT] ...``: arguments that the file takes."""
 
-    __slots__ = ()
     word: ClassVar[str] = "ARG"
 
 
 class Include(_Plain):
     """``INCLUDE FILE [NAME=VALUE ...]``: the instructions of another file."""
 
-    __slots__ = ()
     word: ClassVar[str] = "INCLUDE"
 
 
 class QuantizeTo(_Plain):
     """``QUANTIZE TYPE ... [OPTION ...]``: how the models of a target are quantized."""
 
-    __slots__ = ()
     word: ClassVar[str] = "QUANTIZE"
 
 
 class MergeIn(_Plain):
     """``MERGE ADAPTER [WEIGHT NUMBER]``: an adapter is folded into the weights."""
 
-    __slots__ = ()
     word: ClassVar[str] = "MERGE"
 
 
 class Unset(_Plain):
     """``UNSET WORD [NAME ...]``: what a stage would inherit is left out."""
 
-    __slots__ = ()
     word: ClassVar[str] = "UNSET"
 
 
 class Drop(_Plain):
     """``DROP LAYER NUMBER ...``: layers are taken out of the model."""
 
-    __slots__ = ()
     word: ClassVar[str] = "DROP"
 
 
 class Take(_Plain):
     """``TAKE REGEX FROM STAGE``: tensors of another model."""
 
-    __slots__ = ()
     word: ClassVar[str] = "TAKE"
 
 
 class CheckThat(_Plain):
     """``CHECK WHAT``: what has to hold before the model gets its name."""
 
-    __slots__ = ()
     word: ClassVar[str] = "CHECK"
 
 
-@dataclass(frozen=True, slots=True)
 class SetKey(_Item):
     """``SET KEY VALUE``: a value of the model's metadata."""
 
     name: str
     value: str
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = aside(default=None)
     word: ClassVar[str] = "SET"
 
 
@@ -114,15 +104,14 @@ STAGED_TYPES: dict[str, type[StagedInstruction]] = {
 """Each instruction's type by its word, upper case."""
 
 
-@dataclass(frozen=True, slots=True)
-class StagedFile:
+class StagedFile(FrozenValue):
     """A parsed file of the language, its instructions in the order written.
 
     Equality compares instructions only: comments and layout build nothing.
     """
 
     instructions: tuple[StagedInstruction, ...]
-    comments: tuple[Comment, ...] = field(default=(), compare=False)
+    comments: tuple[Comment, ...] = aside(default=())
 
 
 def comments_within(items: Iterable[StagedInstruction]) -> Iterator[Comment]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import StoreError, UnsupportedError, UsageError
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple, replace
 from mbuild.models.artifacts.archive import write_tar
 from mbuild.models.artifacts.jobs import (
     THREADS,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, RegistryError, UsageError
 from mbuild.core.names import ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.models.artifacts.oci import (
     INDEX_FILE,
     LAYOUT_FILE,
@@ -49,8 +49,7 @@ _INCOMPLETE = "the archive is incomplete; export the model again"
 _DAMAGED = "the archive is damaged; copy or download it again"
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(NamedTuple):
     """A model that came in; ``written`` bytes were new, ``shared`` of them not copied.
 
     ``left_out`` are files of another tool's package that a model has no place for.
@@ -63,8 +62,7 @@ class Imported:
     left_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
+class _Model(NamedTuple):
     name: ModelName
     found: Reading
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError, MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.models.artifacts.sharing import hashing
 from mbuild.store.copying import OpenFile
 
@@ -35,8 +35,7 @@ class ExportForm(StrEnum):
     TAR = "tar"
 
 
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
+class ExportOptions(NamedTuple):
     """How to export.
 
     ``raw``: the weights byte for byte, without settings in their metadata.
@@ -54,8 +53,7 @@ class ExportOptions:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A file that was made: its bytes, and how many of them take no room of their own.
 
     ``media_type`` is that of the layer, of a file of weights.
@@ -67,8 +65,7 @@ class Written:
     media_type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportJob:
+class ExportJob(NamedTuple):
     """An export under way."""
 
     store: Store

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import ModelfileError, StoreError
+from mbuild.core.values import NamedTuple
 from mbuild.language.quoting import quote
 from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
 from mbuild.models import library

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import Received
 from mbuild.registry.dialects.received import document
 from mbuild.registry.dialects.table import DIALECTS, read

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.shards import ShardName, parse_shard_name
 from mbuild.store.contents import grouped, open_group
 from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL

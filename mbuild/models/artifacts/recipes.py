@@ -6,13 +6,14 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.build.again import record_of
 from mbuild.build.history import modelfile_text
 from mbuild.build.request import Posted
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, SourceError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.language.stages.opening import opens_stages
 from mbuild.models.artifacts.jobs import ELSEWHERE, Written
 from mbuild.models.artifacts.modelfiles import MODELFILE

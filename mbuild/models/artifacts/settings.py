@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from mbuild.core.values import replace
 from mbuild.gguf.model import KV, MetadataEntry, Model
 from mbuild.gguf.types import ValueType
 from mbuild.gguf.writer import layout

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.values import NamedTuple
 from mbuild.models.artifacts.sharing import BLOCK
 from mbuild.store.copying import OpenFile
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.history import History, modelfile_text
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.request import Script
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 _WEIGHTS = ("model", "projector")
 
 
-@dataclass(frozen=True, slots=True)
-class DifferenceCause:
+class DifferenceCause(NamedTuple):
     """What made one side what it is.
 
     ``difference`` names what differs (``parameter temperature``); ``side`` is
@@ -71,8 +70,7 @@ def _differences(found: ModelDiff) -> list[str]:
     return names
 
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
+class _Maker(NamedTuple):
     """The Modelfile of a build, and the options that decide the model's weights."""
 
     script: Script

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.models.compare.sides import Side, SideWeights
 from mbuild.models.compare.tensors import TensorDiff, compare_tensors, count_types
 from mbuild.store.contents import Contents, shown_value, type_name
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedValue:
+class ChangedValue(NamedTuple):
     """A value under a key; None on the side that has none."""
 
     key: str
@@ -33,8 +32,7 @@ class ChangedValue:
         return {"key": self.key, "old": self.old, "new": self.new}
 
 
-@dataclass(frozen=True, slots=True)
-class WeightsDiff:
+class WeightsDiff(NamedTuple):
     """One GGUF file or split model of each side; ``identical``: the same metadata and tensors.
 
     ``files`` are how many files each side has of it. ``only`` is ``old`` or ``new`` for what
@@ -65,8 +63,7 @@ class WeightsDiff:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ModelDiff:
+class ModelDiff(NamedTuple):
     """All differences.
 
     ``layers`` maps a layer's kind to its digests; ``texts`` holds unified diffs

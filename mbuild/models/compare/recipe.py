@@ -8,12 +8,12 @@ and the rest is named. The outcome is checked by planning with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from mbuild.core.errors import SourceError
+from mbuild.core.values import NamedTuple, replace
 from mbuild.gguf.types import GGMLType
 from mbuild.gguf.weights import GGUFWeights, open_weights, paths_of
 from mbuild.quant.choose import rules
@@ -26,8 +26,7 @@ _IMATRIX = "IMATRIX"
 """What stands for the importance matrix, which the file does not hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecoveredRecipe:
+class RecoveredRecipe(NamedTuple):
     """How to quantize: patterns in the order in which they count.
 
     ``tensors`` is how many the file has; ``wrong`` names those whose type cannot be

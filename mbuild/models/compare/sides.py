@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.weights import open_weights, paths_of
 from mbuild.store.contents import Contents, grouped, read_contents
 from mbuild.store.media import GGUF
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from mbuild.store import Store, StoredManifest
 
 
-@dataclass(frozen=True, slots=True)
-class SideWeights:
+class SideWeights(NamedTuple):
     """One GGUF file of a side, or the shards of a model.
 
     ``digests`` are None where nobody has read the files yet.
@@ -37,8 +36,7 @@ class SideWeights:
             yield weights
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """One of two things to compare.
 
     ``contents`` is None for a mere file. ``weights`` maps ``model``,

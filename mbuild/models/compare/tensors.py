@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.work.spread import Part, spread
 
@@ -41,8 +41,7 @@ _PLAIN = {
 """Types that numpy has itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
+class TensorFacts(NamedTuple):
     """A tensor on one side: type, shape (fastest first), SHA-256 of its bytes ("" if not read)."""
 
     type: str
@@ -54,8 +53,7 @@ class TensorFacts:
         return {"type": self.type, "shape": list(self.shape), "digest": self.digest}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorDiff:
+class TensorDiff(NamedTuple):
     """A tensor that differs; ``old`` or ``new`` is None where the side has none of the name.
 
     ``error`` is the relative RMS error of the new values, the root of

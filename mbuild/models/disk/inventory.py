@@ -7,13 +7,13 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import DamagedError, NameNotFoundError, StoreError
+from mbuild.core.values import NamedTuple
 from mbuild.models.disk.strays import is_removable
 from mbuild.store.files import is_held, open_regular
 from mbuild.store.locks import is_used
@@ -61,8 +61,7 @@ class FileInfo:
         return self.size if self.links <= 1 else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(NamedTuple):
     """A file that no finished work needs; ``in_use`` when its maker may still be at it."""
 
     kind: LeftoverKind
@@ -70,8 +69,7 @@ class Leftover:
     in_use: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(NamedTuple):
     """What a store holds.
 
     ``users`` maps each blob that is named to the manifests' names; ``damaged``

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import DamagedError, StoreError
+from mbuild.core.values import NamedTuple
 from mbuild.models.disk.inventory import (
     ACTIVE_SECONDS,
     FileInfo,
@@ -39,8 +39,7 @@ class StoreInUseError(StoreError):
     """Somebody builds in the store, so nothing may be removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrunePolicy:
+class PrunePolicy(NamedTuple):
     """What a prune may take.
 
     ``keep``: bytes that stay of what no model uses, the last changed: results that the
@@ -56,8 +55,7 @@ class PrunePolicy:
     damaged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(NamedTuple):
     """What was removed (or would be): blobs, and leftovers; ``freed`` bytes in all.
 
     ``cached`` are those of the blobs that only the cache kept.

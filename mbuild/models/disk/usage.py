@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.models.disk.inventory import Inventory, LeftoverKind, take_inventory
 from mbuild.models.disk.prune import PrunePolicy, choose
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from mbuild.store import Store, StoredManifest
 
 
-@dataclass(frozen=True, slots=True)
-class ModelUsage:
+class ModelUsage(NamedTuple):
     """One model's bytes on disk; ``missing`` counts blobs that are not there.
 
     ``own`` is what removing the model frees, ``shared`` what other names use
@@ -34,8 +33,7 @@ class ModelUsage:
         return self.own + self.shared
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Where a store's bytes are.
 
     ``used`` and ``unused`` are blobs that some model, or none, names; ``kept`` are results

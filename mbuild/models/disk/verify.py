@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from mbuild.core.errors import (
     MbuildError,
     StoreError,
 )
+from mbuild.core.values import NamedTuple, replace
 from mbuild.models.disk.inventory import DAMAGED_FOLDER, read_manifests
 from mbuild.models.disk.strays import free_name, is_removable, rename, set_apart, unreadable
 from mbuild.store.contents import grouped, open_group
@@ -66,8 +66,7 @@ class Damage(StrEnum):
     MANIFEST = "damaged manifest"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is wrong.
 
     ``what`` is a digest or a manifest's name, ``detail`` the evidence,
@@ -95,8 +94,7 @@ class Finding:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(NamedTuple):
     """What was looked at (``blobs``, ``models``: how many; ``bytes`` read) and what is wrong.
 
     ``reason`` says why damaged blobs were not set aside, where they were not.
@@ -119,8 +117,7 @@ class Verified:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Looked:
+class _Looked(NamedTuple):
     """A blob after hashing: its ``stat`` then, and what is wrong ("" for a good one)."""
 
     digest: Digest

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import BLAKE3, Digest, DigestError, canonical_json
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.lock import BuildLock

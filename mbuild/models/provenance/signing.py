@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, canonical_json
 from mbuild.core.names import DEFAULT_HOST
+from mbuild.core.values import NamedTuple
 from mbuild.models.provenance.statements import statements
 from mbuild.registry.documents import signature_document
 from mbuild.store.attached import (

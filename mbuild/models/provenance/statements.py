@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.provenance.keeping import encoded
 from mbuild.build.provenance.sbom import Subject, bill, serial_of
 from mbuild.build.provenance.statement import BUILD_TYPE, PREDICATE, STATEMENT
 from mbuild.core.errors import DamagedError, NameNotFoundError
+from mbuild.core.values import NamedTuple
 from mbuild.store.attached import (
     PROVENANCE,
     SBOM,

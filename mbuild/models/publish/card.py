@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild import __version__
 from mbuild.build.history import History, modelfile_text
 from mbuild.core.units import human_size
+from mbuild.core.values import NamedTuple
 from mbuild.quant.choose.options import spelled
 from mbuild.store.contents import open_group
 from mbuild.store.media import MODEL

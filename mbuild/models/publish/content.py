@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.build.splitting import Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, UnsupportedError
+from mbuild.core.values import NamedTuple
 from mbuild.models.artifacts.exporting import export, texts_of
 from mbuild.models.artifacts.jobs import ExportForm, ExportOptions
 from mbuild.models.artifacts.places import places_of

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild import __version__
 from mbuild.core.errors import AbsentError, DeniedError, RegistryError, UnreachableError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.models.publish import content
 from mbuild.models.publish.card import card, is_ours, metadata_of, origin_of
 from mbuild.models.publish.content import Published

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 
 

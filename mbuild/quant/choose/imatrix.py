@@ -13,13 +13,12 @@ import os
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.core.errors import FormatError, UsageError
+from mbuild.core.values import FrozenValue, NamedTuple, replace
 from mbuild.gguf.cursor import Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
 from mbuild.gguf.files import FileBytes
@@ -50,16 +49,14 @@ _ALL_OF_IT = MatrixUse()
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
-@dataclass(frozen=True, slots=True)
-class ImatrixEntry:
+class ImatrixEntry(NamedTuple):
     """One tensor's importances: how many there are, and a way to read them (float32)."""
 
     size: int
     load: Callable[[], Reals]
 
 
-@dataclass(frozen=True, slots=True)
-class Imatrix:
+class Imatrix(NamedTuple):
     """An opened importance matrix; ``chunks`` and ``dataset`` say how it was made.
 
     ``listed`` is how many entries count, where those of layers that the model lacks are gone.
@@ -157,8 +154,7 @@ def open_imatrix(
     return found if use == _ALL_OF_IT else found.used(use)
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
+class _Values(FrozenValue):
     """float32 values of a tensor in the file."""
 
     file: FileBytes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import KV, MetadataEntry
 from mbuild.gguf.types import ValueType
 from mbuild.quant.choose.types import FileType
@@ -17,8 +17,7 @@ LONGEST = 127
 """Bytes that llama-quantize keeps of a string it sets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Importances:
+class Importances(NamedTuple):
     """Where an importance matrix came from: file name as given, data set, its sizes."""
 
     file: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.options import Quantization
 from mbuild.quant.choose.recipes import PLAIN, plan

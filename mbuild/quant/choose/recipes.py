@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from mbuild.core.errors import UnsupportedError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose import rules
 from mbuild.quant.choose.options import Quantization
@@ -42,8 +43,7 @@ class HasType(Protocol):
 T = TypeVar("T", bound=HasType)
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeFacts:
+class RecipeFacts(NamedTuple):
     """What the rules ask of a model's metadata."""
 
     architecture: str

@@ -7,9 +7,9 @@ the first row that fits decides; where none fits, the file type's default stays.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 
 
@@ -143,8 +143,7 @@ NEEDS_IMPORTANCES = frozenset(
 """Types that are only made with an importance matrix (except of embeddings and output)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPlace:
+class TensorPlace(NamedTuple):
     """A tensor's place among those of its kind, and the facts that conditions ask for.
 
     ``i`` of ``n``: its running number, or in models of experts its layer.

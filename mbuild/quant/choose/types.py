@@ -7,16 +7,15 @@ Names, numbers and defaults are llama.cpp's (``llama_ftype`` and the options of
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.units import parse_size
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import MIXES, GGMLType
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """How large a model may be: bytes of its file, or bits for each of its weights."""
 
     size: int | None = None
@@ -27,8 +26,7 @@ class Budget:
         return self.size if self.size is not None else int((self.bits or 0) * weights / 8)
 
 
-@dataclass(frozen=True, slots=True)
-class FileType:
+class FileType(NamedTuple):
     """A quantization as users name it.
 
     ``number`` is ``general.file_type``; ``default`` the type of tensors that the

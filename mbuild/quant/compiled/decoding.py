@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled import written
 

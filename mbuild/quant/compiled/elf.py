@@ -15,7 +15,8 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")

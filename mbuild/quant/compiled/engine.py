@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.compiled import cache, loader, needs, packed
 from mbuild.quant.engine import BlocksOutcome, Bytes, Reals, Weights

@@ -18,11 +18,12 @@ the other end, the run is cut in two.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.extending import overload
 
+from mbuild.core.values import NamedTuple
 from mbuild.quant.kernels.lane_arrays import (
     as_rows,
     flat_longs,

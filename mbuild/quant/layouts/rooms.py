@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.quant.search.columns import Columns
 
 

@@ -6,7 +6,9 @@ takes these values apart where it inlines the functions that get them: they cost
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from mbuild.core.values import NamedTuple
 
 
 class Columns(NamedTuple):

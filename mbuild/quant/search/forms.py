@@ -6,7 +6,7 @@ The types' own constants are those of ``quantize_row_iq2_xxs_impl`` and its sibl
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from mbuild.core.values import NamedTuple
 
 EACH, ANY, ALL = 0, 1, 2
 """Which groups move once more at the scale found: those that were not on the grid, all if one

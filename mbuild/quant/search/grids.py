@@ -13,11 +13,12 @@ as many digits as there are levels.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mbuild.core.values import NamedTuple
 from mbuild.quant.search.columns import COST, ROOT, SCALES, SPOT, STEPS, VALUE, Columns
 
 CHUNK = 16

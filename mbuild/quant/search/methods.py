@@ -8,10 +8,10 @@ types' own files; what they share is in :mod:`mbuild.quant.layouts`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.quant.search.columns import ROWS
 from mbuild.quant.search.grids import Grid
 
@@ -19,8 +19,7 @@ SQUARES_OF_ROW: tuple[float, ...] = ()
 """The mean square that importances are combined with is that of the whole row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Levels:
+class Levels(NamedTuple):
     """How a value's level follows from a block's findings, once for each engine.
 
     ``choose`` takes a method, values (blocks, sub-blocks, n) and columns, and returns the levels in
@@ -32,8 +31,7 @@ class Levels:
     put: Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class MethodLayout:
+class MethodLayout(NamedTuple):
     """How the bytes of a searched block are made: ``pack`` in numpy, ``emit`` compiled.
 
     :mod:`mbuild.quant.layouts.packing` and :mod:`mbuild.quant.layouts.emit` say what the functions
@@ -44,8 +42,7 @@ class MethodLayout:
     emit: Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(NamedTuple):
     """Blocks whose scales are searched for.
 
     A block is ``subs`` sub-blocks of ``n`` values. ``mean`` says how the sum of a block's squares
@@ -62,8 +59,7 @@ class Search:
     mean: tuple[float, ...] = (1.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class OnGrid:
+class OnGrid(NamedTuple):
     """Blocks whose groups of values are moved to points of a grid; the rest as in a search.
 
     ``rows`` is how many rows of scratch columns it needs.
@@ -89,8 +85,7 @@ class Measure(Enum):
     """The greatest value, and the first least one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Simple:
+class Simple(NamedTuple):
     """Blocks whose scale follows from their extremes: :mod:`mbuild.quant.search.simple`.
 
     ``choose`` takes the columns ``st`` and values (blocks, weights) and returns the levels in numpy
@@ -105,8 +100,7 @@ class Simple:
     measure: Measure = Measure.MAGNITUDE
 
 
-@dataclass(frozen=True, slots=True)
-class Each:
+class Each(NamedTuple):
     """Vectors of 32 values that are written one after the other, each for itself.
 
     ``pack`` makes the bytes of float32 (blocks, weights) in numpy; ``put`` is compiled: it writes
@@ -120,8 +114,7 @@ class Each:
 Method = Search | OnGrid | Simple | Each
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """All that makes blocks of one type: its row.
 
     ``plain`` is the method without importances, None where they are needed; ``weighted`` the one

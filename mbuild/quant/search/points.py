@@ -16,10 +16,11 @@ scratch.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from mbuild.core.values import NamedTuple
 from mbuild.quant.search.columns import (
     CODE,
     PRODUCT,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 TOKEN_USER = "<token>"
 """The user in whose place a helper gives an identity token."""

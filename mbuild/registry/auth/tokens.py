@@ -6,10 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from mbuild.core.errors import DeniedError, RegistryError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.auth.challenge import BASIC, BEARER, Challenge
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
 from mbuild.registry.client.answers import AGAIN, drained, later, read_limited

@@ -6,10 +6,10 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import NamedTuple
 
 from mbuild.core.errors import ForbiddenHostError, UnreachableError, UsageError
 from mbuild.core.names import DEFAULT_HOST
+from mbuild.core.values import NamedTuple
 from mbuild.registry.reference import HUB_HOSTS, is_host
 
 

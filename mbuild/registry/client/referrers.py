@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import AbsentError, RegistryError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.answers import drained
 from mbuild.registry.client.registry import OCI_INDEX, OCI_MANIFEST, Registry
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host

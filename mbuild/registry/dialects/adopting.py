@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core import gojson
 from mbuild.core.errors import DamagedError, MbuildError, RegistryError, StoreError
+from mbuild.core.values import NamedTuple
 from mbuild.gguf.facts import ModelFacts, ModelKind, chat_template_of, describe
 from mbuild.gguf.shards import in_order, is_shard
 from mbuild.gguf.weights import GGUFWeights

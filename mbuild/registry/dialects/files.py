@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
+from mbuild.core.values import NamedTuple
 from mbuild.registry.dialects.roles import PLAIN
 from mbuild.store.contents import grouped, read_object
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Layer, Manifest

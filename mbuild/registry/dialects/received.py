@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import DigestError
 from mbuild.core.errors import RegistryError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import DOCKER_LIST, OCI_INDEX
 from mbuild.store.manifest import MAX_LAYERS, Layer
 

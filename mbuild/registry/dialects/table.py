@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.dialects import docker, modelpack, ollama
 from mbuild.registry.dialects.values import ManifestForm
 

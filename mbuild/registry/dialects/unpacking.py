@@ -9,9 +9,10 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.dialects.roles import LEFT_OUT, role_of_file
 from mbuild.store.manifest import Layer
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.store.manifest import Layer
 
 if TYPE_CHECKING:

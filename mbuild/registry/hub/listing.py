@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import RegistryError
+from mbuild.core.values import NamedTuple
 
 MAX_FILES = 100_000
 

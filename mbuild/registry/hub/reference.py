@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from mbuild.core.errors import UnreachableError, UsageError
 from mbuild.core.names import InvalidNameError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.reference import HUB_HOSTS, ModelReference
 
 DEFAULT_ENDPOINT = "https://huggingface.co"

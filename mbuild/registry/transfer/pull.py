@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild import __version__
 from mbuild.core.digest import Digest
@@ -20,6 +20,7 @@ from mbuild.core.transfers import (
     TransferEvent,
     Transferred,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import Registry, pull_scope
 from mbuild.registry.dialects.received import document
 from mbuild.registry.dialects.table import read

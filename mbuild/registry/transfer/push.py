@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError
@@ -15,6 +15,7 @@ from mbuild.core.transfers import (
     TransferEvent,
     Transferred,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.referrers import Referrer, announce
 from mbuild.registry.client.registry import Registry, push_scope
 from mbuild.registry.dialects.files import PlainModel

@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.answers import AGAIN, drained, later, refusal
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import REDIRECTS, Registry, push_scope

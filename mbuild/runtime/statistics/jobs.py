@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.runtime.failure import EngineDiedError, NoEngineError
 from mbuild.runtime.process import environment_of_engine, has_engine
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes as c
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.runtime.failure import EngineError
 from mbuild.runtime.statistics.binding import Watch, open_library
 

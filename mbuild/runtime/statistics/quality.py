@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.core.errors import UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.runtime.statistics.passes import Logits, Network, TextChunks
 
 Reals = NDArray[np.float64]

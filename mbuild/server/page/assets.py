@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from starlette.responses import PlainTextResponse, Response
 
+from mbuild.core.values import NamedTuple
 from mbuild.view.picture.style import STYLE
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from mbuild.build.network import BuildGraph
+from mbuild.core.values import NamedTuple
 from mbuild.view.picture.model import neighbours
 
 _ROUNDS = 12

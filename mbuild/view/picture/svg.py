@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 from xml.sax.saxutils import escape
 
+from mbuild.core.values import NamedTuple
 from mbuild.view.picture.layout import Box, Layout, lay_out
 from mbuild.view.picture.model import MEANINGS, Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.style import STYLE

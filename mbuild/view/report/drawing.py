@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.build.network import BuildGraph
 from mbuild.build.sources.values import Material
 from mbuild.build.surveying import State
 from mbuild.build.underway import RUNNING, WAITING
 from mbuild.core.units import human_duration, human_size
+from mbuild.core.values import NamedTuple
 from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.simplify import simplify_picture
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import Result
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer, Manifest
 from mbuild.store.contents import grouped, open_group, read_text
 from mbuild.store.media import GGUF, MEDIA_TYPES, MESSAGES, PARAMS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from mbuild.core.values import NamedTuple
 from mbuild.view.picture import NodeLook
 from mbuild.view.report.drawing import look_of
 
