@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from mbuild.cli.splitting import cutting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
+from mbuild.core.patterns import regex
 from mbuild.models import library
 from mbuild.models.artifacts import ExportForm, ExportOptions, Written, export, import_tar
 from mbuild.models.artifacts.exporting import stem_of
@@ -168,7 +168,7 @@ def _layout(output: str, *, lmstudio: bool) -> ExportForm:
     return ending or ExportForm.DIRECTORY
 
 
-_ENDING = re.compile(r"\.[A-Za-z]\w*$")
+_ENDING = regex(r"\.[A-Za-z]\w*$")
 """How a file's name ends; ``llama-3.2`` and ``mario/`` do not end so."""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mbuild.core.patterns import regex
 from mbuild.core.system import unreadable
 from mbuild.core.values import NamedTuple
 
 _ENDING = r"\.(?:png|jpe?g|webp|wav|mp3)"
-_PATH = re.compile(
+_PATH = regex(
     rf"\"([^\"\n]+{_ENDING})\"|'([^'\n]+{_ENDING})'|((?:\\.|[^\s\\])+{_ENDING})\b", re.IGNORECASE
 )
 """A path in quotes, or bare with a backslash before each blank, as terminals write what is

@@ -23,9 +23,7 @@ from mbuild.convert.mistral import (
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.leftovers import weights_alone
 from mbuild.convert.read.modelopt import with_quant_file
-from mbuild.convert.read.safetensors import read_header
-from mbuild.convert.read.torch_files import is_torch_file, read_torch_file
-from mbuild.convert.read.weight_files import WeightFiles
+from mbuild.convert.read.weight_files import WeightFiles, read_tensors
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.convert.rows.hyper import COMPOSED
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
@@ -229,8 +227,7 @@ def _stored(
     """The tensors of all shards; raises :class:`FormatError` for one that two of them have."""
     found: dict[str, StoredTensor] = {}
     for shard in shards:
-        read = read_torch_file if is_torch_file(shard) else read_header
-        for tensor in read(files[shard], shard, seen.get(shard)):
+        for tensor in read_tensors(files[shard], shard, seen.get(shard)):
             if tensor.name in found:
                 raise FormatError(
                     f"tensor {tensor.name!r} is in two files: "

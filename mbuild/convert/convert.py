@@ -29,7 +29,6 @@ from mbuild.convert.model_tensors import beside, left_out, model_tensors, source
 from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
-from mbuild.convert.read.integers import lost
 from mbuild.convert.read.kept import KeptWeight, kept_types
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.modelopt import activations
@@ -174,6 +173,8 @@ def not_kept(checkpoint: Checkpoint, options: Conversion) -> Iterator[str]:
     if not options.keep_quantized:
         return
     sources = source_tensors(checkpoint)
+    from mbuild.convert.read.integers import lost
+
     names = lost(sources, dequantize(checkpoint.config, sources, keep=True))
     if names:
         yield (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy, Packed
 from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import FrozenValue
 from mbuild.gguf.memory import room
 from mbuild.gguf.model import Tensor
@@ -33,7 +33,7 @@ _GGML: dict[OutType, GGMLType] = {
 }
 _MATRICES = (".weight", ".lora_a", ".lora_b")
 _TERNARY = (OutType.TQ1_0, OutType.TQ2_0)
-_NEVER_TERNARY = re.compile(
+_NEVER_TERNARY = regex(
     r"^(?:token_embd|per_layer_token_embd|output)\.weight$|\.(?:altup_router|laurel_[lr])\.weight$"
 )
 

@@ -6,7 +6,6 @@ Which architectures have a place for them is what ``MODEL_TENSORS`` of llama.cpp
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.joining import stack
@@ -14,6 +13,7 @@ from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _EXPERT_ARCHS = frozenset(
         *("granite_swa", "mistral4"),
     )
 )
-_LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
+_LAYER = regex(r"^blk\.(\d+)\.(.+)$")
 
 
 class Converted(NamedTuple):

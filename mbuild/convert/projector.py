@@ -28,9 +28,7 @@ from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED, weights_alone
 from mbuild.convert.read.modelopt import with_quant_file
-from mbuild.convert.read.safetensors import read_header
-from mbuild.convert.read.torch_files import is_torch_file, read_torch_file
-from mbuild.convert.read.weight_files import INDEX_LIMIT, INDEXES
+from mbuild.convert.read.weight_files import INDEX_LIMIT, INDEXES, is_torch_file, read_tensors
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.convert.rows.clip_names import clip_name
 from mbuild.convert.rows.keys import FILE_TYPES, merged
@@ -140,8 +138,7 @@ def _headers(
         shards = [name for name in shards if name.startswith(starts)] or shards
     found: list[StoredTensor] = []
     for name in shards:
-        read = read_torch_file if is_torch_file(name) else read_header
-        found += read(files[name], name, seen.get(name))
+        found += read_tensors(files[name], name, seen.get(name))
     return found
 
 

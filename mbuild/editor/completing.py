@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.editor import choices
 from mbuild.editor.around import WEIGHTS, Around
@@ -46,9 +47,9 @@ class Suggestion(NamedTuple):
 
 _CLAUSE_WORDS = frozenset(kind.word for kind in CLAUSES)
 _BEFORE_STAGES = ("ARG", "INCLUDE", "FROM")
-_LINE = re.compile(r"[ \t]*([A-Za-z]+)[ \t]+(.*)", re.S)
-_ARGUMENT = re.compile(r"(?<!\\)\$\{([A-Za-z0-9_]*)\Z")
-_FIELD = re.compile(r"\{\{[^{}]*?\.([A-Za-z]*)\Z")
+_LINE = regex(r"[ \t]*([A-Za-z]+)[ \t]+(.*)", re.S)
+_ARGUMENT = regex(r"(?<!\\)\$\{([A-Za-z0-9_]*)\Z")
+_FIELD = regex(r"\{\{[^{}]*?\.([A-Za-z]*)\Z")
 _COMPARISONS = ("<", "<=", ">", ">=")
 
 

@@ -5,12 +5,12 @@ Here a line may be broken, and the others count nevertheless.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Comment, From
 from mbuild.language.parser import decode, whole_lines
@@ -18,7 +18,7 @@ from mbuild.language.stages.clauses import Word, read_clause
 from mbuild.language.stages.opening import opens_stages
 from mbuild.language.stages.words import Arg, Clause, Opening, StagedFile
 
-_ARGUMENT = re.compile(r"(?<!\\)\$\{([A-Za-z_][A-Za-z0-9_]*)")
+_ARGUMENT = regex(r"(?<!\\)\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class Declared(NamedTuple):

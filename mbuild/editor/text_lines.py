@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable
+
+from mbuild.core.patterns import regex
 
 Units = Callable[[str], int]
 """How many units of an encoding a text has."""
@@ -16,7 +17,7 @@ UNITS: dict[str, Units] = {
 }
 """The encodings that columns are counted in, by the protocol's names."""
 
-_LINE_END = re.compile("\r\n|\r|\n")
+_LINE_END = regex("\r\n|\r|\n")
 
 
 class TextLines:

@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Protocol
 
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.gguf.cursor import DAMAGED
 from mbuild.gguf.files import FileBytes
 from mbuild.gguf.foreign import QUANTIZE_WITH_IT
 from mbuild.gguf.model import MetadataEntry, RawKV
 from mbuild.gguf.types import ALIGNMENT, ValueType
 
-ARCHITECTURE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+ARCHITECTURE = regex(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 MAX_ARCHITECTURE = 64
 MAX_BLOCKS = 65_535
 MIN_ALIGNMENT = 8

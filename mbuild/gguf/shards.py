@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import FrozenValue, replace
 from mbuild.gguf.model import Model
 from mbuild.gguf.reader import GGUFFile
@@ -23,11 +24,11 @@ COUNT = "split.count"
 TENSORS_COUNT = "split.tensors.count"
 SPLIT_KEYS = (NO, COUNT, TENSORS_COUNT)
 
-_NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.S)
+_NAME = regex(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.S)
 _OF_THE_MODEL = ("general.architecture", "general.file_type")
 """Keys that are equal wherever they stand; Ollama 0.35 refuses other sets too."""
 
-_WIDE = re.compile(r"((?:.*\.)?blk)\.\d+(\.(?:attn_q|ffn_up)\.weight)")
+_WIDE = regex(r"((?:.*\.)?blk)\.\d+(\.(?:attn_q|ffn_up)\.weight)")
 """Matrices of layers whose rows are as long as the model, or its encoder, is wide."""
 
 _NAMED = 5  # of the shards that are missing

@@ -8,10 +8,10 @@ model is cut depends on its tensors only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.gguf.model import KV, MetadataEntry, Model, Tensor
 from mbuild.gguf.shards import COUNT, NO, SPLIT_KEYS, TENSORS_COUNT
 from mbuild.gguf.types import ValueType
@@ -20,7 +20,7 @@ MAX_SHARDS = 1024
 """Shards of one model; Ollama 0.35 takes no more."""
 
 _ALIGNMENT = "general.alignment"
-_LAYER = re.compile(r"(?:^|.*\.)blk\.(\d+)\.")
+_LAYER = regex(r"(?:^|.*\.)blk\.(\d+)\.")
 
 
 def by_size(tensors: Sequence[Tensor], most: int) -> tuple[int, ...]:

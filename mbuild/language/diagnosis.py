@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Container, Sequence
 
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.values import NamedTuple
 from mbuild.language.foreign import DOCKER, MODCTL
@@ -16,11 +17,11 @@ from mbuild.language.spellings import known_parameter, meant_parameter, meant_ro
 from mbuild.language.stages.opening import SYNTAX_LINE
 from mbuild.language.stages.words import STAGED_TYPES
 
-_FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
-_LETTERS = re.compile("[A-Za-z]*")
-_INDENTED_LETTERS = re.compile(f"[ \t{HIDDEN}]*([A-Za-z]*)")
-_TRIPLE = re.compile(f'"{HIDDEN}*"{HIDDEN}*"')
-_LATE_SYNTAX = re.compile(r"^[ \t]*#[ \t]*syntax[ \t]*=[ \t]*mbuild/1[ \t\r]*$", re.M | re.I)
+_FIRST_WORD = regex(f"[^ \t\r\n{HIDDEN}]*")
+_LETTERS = regex("[A-Za-z]*")
+_INDENTED_LETTERS = regex(f"[ \t{HIDDEN}]*([A-Za-z]*)")
+_TRIPLE = regex(f'"{HIDDEN}*"{HIDDEN}*"')
+_LATE_SYNTAX = regex(r"^[ \t]*#[ \t]*syntax[ \t]*=[ \t]*mbuild/1[ \t\r]*$", re.M | re.I)
 _COMMENT_SIGNS = ("//", "--", "/*", "<!--", ";", "%", "REM")
 _SHOWN = 60  # characters of a word that a message quotes
 

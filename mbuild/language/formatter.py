@@ -7,8 +7,7 @@ instructions and comments.
 
 from __future__ import annotations
 
-import re
-
+from mbuild.core.patterns import regex
 from mbuild.language.instructions import (
     ROLES,
     Comment,
@@ -34,8 +33,8 @@ from mbuild.language.stages.words import (
     Unset,
 )
 
-_NAME = re.compile("[A-Za-z0-9_]*")
-_KEY = re.compile(r"""[^ \t\r\n"\x00]+""")
+_NAME = regex("[A-Za-z0-9_]*")
+_KEY = regex(r"""[^ \t\r\n"\x00]+""")
 
 
 def format(modelfile: Modelfile | StagedFile) -> str:

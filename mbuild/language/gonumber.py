@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 import re
 
-_INT = re.compile(r"[+-]?[0-9]+")
-_DECIMAL = re.compile(r"[+-]?(?=\.?[0-9_])[0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9][0-9_]*)?")
-_HEX = re.compile(
+from mbuild.core.patterns import regex
+
+_INT = regex(r"[+-]?[0-9]+")
+_DECIMAL = regex(r"[+-]?(?=\.?[0-9_])[0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9][0-9_]*)?")
+_HEX = regex(
     r"(?P<sign>[+-]?)0[xX](?P<whole>[0-9a-fA-F_]*)(?:\.(?P<part>[0-9a-fA-F_]*))?"
     r"[pP](?P<exp>[+-]?[0-9][0-9_]*)"
 )
-_INFINITY = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE | re.ASCII)
-_NAN = re.compile(r"nan", re.IGNORECASE | re.ASCII)
+_INFINITY = regex(r"[+-]?inf(?:inity)?", re.IGNORECASE | re.ASCII)
+_NAN = regex(r"nan", re.IGNORECASE | re.ASCII)
 
 # An underscore stands between two digits; the prefix 0x counts as a digit.
-_STRAY_UNDERSCORE = re.compile(r"(?<![0-9a-fA-FxX])_|_(?![0-9a-fA-F])")
-_STRAY_UNDERSCORE_DECIMAL = re.compile(r"(?<![0-9])_|_(?![0-9])")
+_STRAY_UNDERSCORE = regex(r"(?<![0-9a-fA-FxX])_|_(?![0-9a-fA-F])")
+_STRAY_UNDERSCORE_DECIMAL = regex(r"(?<![0-9])_|_(?![0-9])")
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})

@@ -7,10 +7,10 @@ has their types).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int, shortest_float32
 from mbuild.language.instructions import (
     Edit,
@@ -32,7 +32,7 @@ _PARSERS = {
 
 _NUMERIC = r"(?:0|[1-9][0-9]*)"
 _IDENTIFIER = rf"(?:{_NUMERIC}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_SEMVER = re.compile(
+_SEMVER = regex(
     rf"{_NUMERIC}(?:\.{_NUMERIC}(?:\.{_NUMERIC}"
     rf"(?:-{_IDENTIFIER}(?:\.{_IDENTIFIER})*)?"
     r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?)?)?"

@@ -23,6 +23,7 @@ from lark.exceptions import UnexpectedInput
 
 from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.language.diagnosis import describe, meant_instruction, value_ended
 from mbuild.language.foreign import HEAD, recognise
@@ -52,7 +53,7 @@ _REREAD = 4 * 2**20
 
 # What Go's strings.TrimSpace takes off: Unicode's White_Space.
 _WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_FIRST_WHITE = re.compile(f"[{_WHITE}]")
+_FIRST_WHITE = regex(f"[{_WHITE}]")
 _PADDING = f" \t{HIDDEN}"
 
 _LINE = f"(?<=[\r\n])[ \t]*+{HIDDEN}?+"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.language.instructions import Problem
 from mbuild.language.printable import HIDDEN, shape
 
 _PAD = f"[ \t{HIDDEN}]*"
-_STARTS_QUOTED = re.compile(f'{_PAD}"')
-_CLOSES = re.compile(f'"{_PAD}[\r\n]')
-_CLOSES_TRIPLE = re.compile(f'"{HIDDEN}*"{HIDDEN}*"{_PAD}[\r\n]')
-_MAKES_TRIPLE = re.compile(f'{HIDDEN}*"{HIDDEN}*(?:"|\\Z)')
+_STARTS_QUOTED = regex(f'{_PAD}"')
+_CLOSES = regex(f'"{_PAD}[\r\n]')
+_CLOSES_TRIPLE = regex(f'"{HIDDEN}*"{HIDDEN}*"{_PAD}[\r\n]')
+_MAKES_TRIPLE = regex(f'{HIDDEN}*"{HIDDEN}*(?:"|\\Z)')
 
 
 def quote(value: str) -> str:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int
 from mbuild.language.parameters import DEPRECATED, PARAMETERS, ParameterType
@@ -126,7 +127,7 @@ _NOWHERE = (
 """What to say of settings of other programs that have no counterpart in Ollama."""
 _NO_COUNTERPART = {name: said for said, names in _NOWHERE for name in names.split()}
 
-_HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
+_HUMP = regex("(?<=[a-z0-9])(?=[A-Z])")
 
 
 def plain_name(name: str) -> str:
@@ -188,14 +189,14 @@ _PARSERS = {
 }
 _QUOTES = "\"'`\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a"
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
-_COMMENT = re.compile(r"\s+(?:#|//|;|--|<!--|/\*|\().*", re.S)
-_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:([ ,._'\u202f\u2019])[0-9]{3})(?:\1[0-9]{3})*")
-_WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0*")
-_SUFFIXED = re.compile(r"([0-9]+(?:[.,][0-9]+)?)\s*([kKmM])(?:i?[bB]|i)?(?:\s*tokens?)?")
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
-_PERCENT = re.compile(r"([0-9]+(?:[.,][0-9]+)?)\s*%")
-_POWER = re.compile(r"([0-9]+(?:\.[0-9]+)?)[eE]\+?([0-9])")
-_UNIT = re.compile(r"([+-]?[0-9]+(?:\.[0-9]+)?)\s*[A-Za-z]+")
+_COMMENT = regex(r"\s+(?:#|//|;|--|<!--|/\*|\().*", re.S)
+_THOUSANDS = regex(r"[+-]?[0-9]{1,3}(?:([ ,._'\u202f\u2019])[0-9]{3})(?:\1[0-9]{3})*")
+_WHOLE = regex(r"([+-]?[0-9]+)[.,]0*")
+_SUFFIXED = regex(r"([0-9]+(?:[.,][0-9]+)?)\s*([kKmM])(?:i?[bB]|i)?(?:\s*tokens?)?")
+_DECIMAL_COMMA = regex(r"[+-]?[0-9]*,[0-9]+")
+_PERCENT = regex(r"([0-9]+(?:[.,][0-9]+)?)\s*%")
+_POWER = regex(r"([0-9]+(?:\.[0-9]+)?)[eE]\+?([0-9])")
+_UNIT = regex(r"([+-]?[0-9]+(?:\.[0-9]+)?)\s*[A-Za-z]+")
 _TRUTH = {
     **dict.fromkeys(("yes", "y", "on", "enable", "enabled", "true"), "true"),
     **dict.fromkeys(("no", "n", "off", "disable", "disabled", "false", "none"), "false"),

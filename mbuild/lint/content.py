@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import (
     Adapter,
@@ -64,20 +65,20 @@ _DOUBLE = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033"
 _SINGLE = "\u2018\u2019\u201a\u201b\u2039\u203a"
 _STRAIGHT = "'`"
 _PLAIN = '"'
-_TRIPLE = re.compile(
+_TRIPLE = regex(
     rf"([{_DOUBLE}{_SINGLE}{_STRAIGHT}])\1\1.+([{_DOUBLE}{_SINGLE}{_STRAIGHT}])\2\2", re.S
 )
 """A value between three quotes each, none of them straight."""
-_LIST_OF_QUOTED = re.compile(r"""\[\s*(["']).*\1\s*,?\s*\]""", re.S)
-_SEVERAL_QUOTED = re.compile(r'[^"\n]+(?:"(?:[ \t]*,[ \t]*|[ \t]+)"[^"\n]+)+')
-_SEVERAL_TOKENS = re.compile(r"<[^<>\s]+>(?:\s*[,;]?\s*<[^<>\s]+>)*\s*[,;\s]\s*<[^<>\s]+>")
-_ESCAPE = re.compile(r"\\(?:[nrt](?![a-z])|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
-_ESCAPE_IN_TEXT = re.compile(r"""(?<=[^\s\\"'`(])\\n(?![a-z])""")
-_CONTINUED = re.compile(r"[^\n]*[ \t]\\\s*")
-_COMMENT = re.compile(r"\S+\s+#\s+\S.*")
-_COMMENT_BEHIND_SENTENCE = re.compile(r"[^\n]*[.!?]\s+(?:#|//)\s+\w[^\n]*")
-_COMMENT_BEHIND_QUOTE = re.compile(r'[^"\n]*"[ \t]+(?:#|//)[^\n]*\n')
-PATH = re.compile(
+_LIST_OF_QUOTED = regex(r"""\[\s*(["']).*\1\s*,?\s*\]""", re.S)
+_SEVERAL_QUOTED = regex(r'[^"\n]+(?:"(?:[ \t]*,[ \t]*|[ \t]+)"[^"\n]+)+')
+_SEVERAL_TOKENS = regex(r"<[^<>\s]+>(?:\s*[,;]?\s*<[^<>\s]+>)*\s*[,;\s]\s*<[^<>\s]+>")
+_ESCAPE = regex(r"\\(?:[nrt](?![a-z])|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
+_ESCAPE_IN_TEXT = regex(r"""(?<=[^\s\\"'`(])\\n(?![a-z])""")
+_CONTINUED = regex(r"[^\n]*[ \t]\\\s*")
+_COMMENT = regex(r"\S+\s+#\s+\S.*")
+_COMMENT_BEHIND_SENTENCE = regex(r"[^\n]*[.!?]\s+(?:#|//)\s+\w[^\n]*")
+_COMMENT_BEHIND_QUOTE = regex(r'[^"\n]*"[ \t]+(?:#|//)[^\n]*\n')
+PATH = regex(
     r"(?:\.{1,2}[\\/]|~/)\S+|(?!\w+://)[\w.~/\\:-]+\.(?:txt|text|md|rst|jinja2?|j2|tmpl|gotmpl|prompt)"
 )
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mbuild.core.patterns import regex
 from mbuild.language.instructions import (
     Adapter,
     Draft,
@@ -29,7 +30,7 @@ NAME_AND_FILE = "from-name-and-file"
 NO_FILE = "no-such-file"
 
 _LONGEST = 255  # characters of a text that could be a file's name
-_CLEARLY_A_PATH = re.compile(r"\.{0,2}/.*|\.{1,2}|[^:]*\.(?:gguf|safetensors)", re.DOTALL)
+_CLEARLY_A_PATH = regex(r"\.{0,2}/.*|\.{1,2}|[^:]*\.(?:gguf|safetensors)", re.DOTALL)
 
 
 def check(modelfile: Modelfile, folder: Path) -> list[Problem]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
+from mbuild.core.patterns import regex
 from mbuild.language.instructions import (
     Adapter,
     Draft,
@@ -23,8 +23,8 @@ from mbuild.language.instructions import (
 from mbuild.language.stages.opening import SYNTAX_LINE, language_named
 from mbuild.lint.content import title_of, value_span
 
-_ARGUMENT = re.compile(r"(?<!\\)\$\{[A-Za-z_][A-Za-z0-9_]*(?::[-+][^{}\n]*)?\}")
-_FILE = re.compile(r"@(?!sha256[:-])[\w.~/\\-]*[\w/\\-]")
+_ARGUMENT = regex(r"(?<!\\)\$\{[A-Za-z_][A-Za-z0-9_]*(?::[-+][^{}\n]*)?\}")
+_FILE = regex(r"@(?!sha256[:-])[\w.~/\\-]*[\w/\\-]")
 
 OPENS = f"make {SYNTAX_LINE} the first line of the Modelfile"
 

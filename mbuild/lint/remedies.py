@@ -7,20 +7,21 @@ import re
 from itertools import islice
 from pathlib import Path
 
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 
-_STAGE = re.compile(r"(\S.*?)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE | re.DOTALL)
-_COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
-_DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
-_WEIGHTED = re.compile(r"(\S+[^/\\:]):([+-]?[0-9]*\.?[0-9]+)")
-_HUB_PAGE = re.compile(
+_STAGE = regex(r"(\S.*?)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE | re.DOTALL)
+_COMMENT = regex(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
+_DRIVE = regex(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
+_WEIGHTED = regex(r"(\S+[^/\\:]):([+-]?[0-9]*\.?[0-9]+)")
+_HUB_PAGE = regex(
     r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)(?!datasets/|spaces/)"
     r"([\w.-]+/[\w.-]+)(?=[/?#@:]|$)(?:(?:/(?:resolve|blob)/[^/\s]+)?/([^\s?#]+))?",
     re.ASCII,
 )
-_OLLAMA_PAGE = re.compile(r"https?://(?:www\.)?ollama\.com/(?:library/)?([\w./:-]+?)/?")
-_TYPE_IN_NAME = re.compile(r"[-.]((?:I?Q\d\w*|BF16|F16|F32))\.gguf", re.IGNORECASE)
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_OLLAMA_PAGE = regex(r"https?://(?:www\.)?ollama\.com/(?:library/)?([\w./:-]+?)/?")
+_TYPE_IN_NAME = regex(r"[-.]((?:I?Q\d\w*|BF16|F16|F32))\.gguf", re.IGNORECASE)
+_REPOSITORY = regex(r"[\w.-]+/[\w.-]+")
 _ENTRIES = 1000  # entries of a folder that are looked at
 
 

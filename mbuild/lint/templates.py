@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Modelfile, Problem, Severity, System, Template
@@ -36,16 +37,16 @@ _MEANT_FIELDS = {
 }
 """Names that other programs have for the same."""
 
-_STATEMENT = re.compile(
+_STATEMENT = regex(
     r"\{%[-+]?\s*(?:for|if|elif|else|endif|endfor|set|macro|endmacro|block|raw|generation)\b"
 )
-_EXPRESSION = re.compile(
+_EXPRESSION = regex(
     r"\{\{-?\s*(?:(?:bos_token|eos_token|messages|message|tools|raise_exception)\b"
     r"|[A-Za-z_]\w*(?:\[['\"]|\.[a-z_]+\b|\s*\|\s*(?:trim|tojson|upper|lower|safe)\b))"
 )
-_ACTION = re.compile(r"\{\{.*?\}\}", re.S)
-_BRACES = re.compile(r"(?<!\{)(\{|\$\{|\{\{\{)\s*\.?\s*(?:prompt|system|input|messages)\b", re.I)
-_ESCAPE = re.compile(r"\\[nrt](?![a-z])")
+_ACTION = regex(r"\{\{.*?\}\}", re.S)
+_BRACES = regex(r"(?<!\{)(\{|\$\{|\{\{\{)\s*\.?\s*(?:prompt|system|input|messages)\b", re.I)
+_ESCAPE = regex(r"\\[nrt](?![a-z])")
 _JINJA = "this is a Jinja template, and TEMPLATE is Go's text/template"
 _JINJA_HINT = (
     f"{_JINJA}: leave TEMPLATE out (the chat template of the model's own metadata is used)"

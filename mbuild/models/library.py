@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from mbuild.core.errors import (
     SourceError,
     StoreError,
 )
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, ParameterType
@@ -161,7 +161,7 @@ def copy(store: Store, source: ModelName, target: ModelName) -> Digest | None:
         return store.replace(stored, data)
 
 
-_ID_DIGITS = re.compile(r"[0-9a-f]{4,64}")
+_ID_DIGITS = regex(r"[0-9a-f]{4,64}")
 
 
 def _manifest_of(store: Store, source: ModelName) -> bytes:

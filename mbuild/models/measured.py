@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.system import unreadable
 from mbuild.core.values import NamedTuple
 from mbuild.runtime.options import settings
@@ -37,7 +37,7 @@ MAX_TEXT = 256 << 20
 METRICS = ("perplexity", "kld", "kld99", "same_top")
 """What a gate can look at; all but the first need a model to compare with."""
 
-_GATE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
+_GATE = regex(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
 
 
 class Bound(NamedTuple):

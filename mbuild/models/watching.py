@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 LAST_FILE = "trainer_state.json"
@@ -29,7 +29,7 @@ _INDEX = ".index.json"
 _MOST_JSON = 64 << 20
 _MOST_HEADER = 100 << 20
 """Bytes of a safetensors header: the format's own limit."""
-_NUMBER = re.compile(r"\d+")
+_NUMBER = regex(r"\d+")
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Every file of a folder with its size and the time of its last change."""

@@ -12,6 +12,7 @@ from mbuild.core.names import (
     InvalidNameError,
     ModelName,
 )
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
@@ -28,12 +29,12 @@ DOCKER_ENDPOINT = "registry-1.docker.io"
 SCHEMES = ("https", "http")
 """What may stand before a host."""
 
-_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_PART = regex(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 """One part of a repository's path, as the OCI's distribution specification has it."""
 
-_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
+_ANY_CASE = regex(_PART.pattern, re.IGNORECASE)
+_TAG = regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_HOST = regex(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
 _LAST_PORT = 65535
 _LONGEST = 255  # characters of a path, as registries limit it
 _ALONE = "_"  # the namespace of a repository without one: no registry has such a path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import secrets
 import signal
 import sys
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.runtime.abandoned import OwnFolder, remove_abandoned
 from mbuild.runtime.child import READY
@@ -37,7 +37,7 @@ _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES
 """Of this process's environment the engine gets these and OMP_*: it needs no secrets."""
 _NO_SCHEMA = "llg error"
 """What xllamacpp's engine writes of a schema that it then ignores."""
-_NO_ERROR = re.compile(r"[\d.]+ [DIW] ")
+_NO_ERROR = regex(r"[\d.]+ [DIW] ")
 """How lines of llama.cpp's log begin that are no errors: a time, a letter."""
 _SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
 

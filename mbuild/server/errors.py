@@ -21,6 +21,7 @@ from mbuild.core.errors import (
     UsageError,
 )
 from mbuild.core.names import InvalidNameError
+from mbuild.core.patterns import regex
 from mbuild.quant.choose.options import OPTIONS
 from mbuild.runtime.failure import (
     CannotError,
@@ -153,7 +154,7 @@ _FIELDS = {
 }
 """The fields of a request that stand for options of the command line."""
 
-_FLAG = re.compile(
+_FLAG = regex(
     r"(?<![\w-])(?<!mlx_lm.fuse )(?<!mlx_lm.convert )(--[a-z][a-z0-9-]*)"
     r"( (?:TYPE|FILE|SIZE|NAME|N|REGEX=TYPE)\b)?"
 )

@@ -9,7 +9,6 @@ statements and signatures about a model that is here the documents are kept.
 from __future__ import annotations
 
 import json
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from starlette.responses import Response
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import MbuildError
+from mbuild.core.patterns import regex
 from mbuild.registry.client.registry import Received
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mbuild.store.writing import BlobWriter
 
 _CHUNK = 1 << 20
-_RANGE = re.compile(r"(?:bytes )?(\d{1,18})-(\d{1,18})(?:/.*)?")
+_RANGE = regex(r"(?:bytes )?(\d{1,18})-(\d{1,18})(?:/.*)?")
 
 
 def check_writable(service: Service) -> None:

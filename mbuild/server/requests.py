@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anyio import to_thread
 
 from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.patterns import regex
 from mbuild.registry.stored import local_name
 from mbuild.server.shapes import Body, check
 
@@ -23,7 +23,7 @@ MAX_VALUES = 2_000_000
 """Commas and brackets in a JSON body: each is a value, which takes far more than its bytes."""
 
 _MANY = 1 << 20  # a shorter body cannot hold enough values to matter
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = regex("[\ud800-\udfff]")
 _BLANK = " \t\r\n"
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse, Response
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.server.errors import UnauthorizedError
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ _ALLOWED_HEADERS = (
 )
 _LOGGED = 100  # different refusals in the log: strangers choose the names
 _LOGGED_LENGTH = 200
-_NO_ORIGIN = re.compile(r"[/@\\?#\s]")
+_NO_ORIGIN = regex(r"[/@\\?#\s]")
 """What no browser sends after an origin's scheme (RFC 6454, 6.2): users, paths, queries."""
 
-_PORT = re.compile(r"^(?!https?://)|^https?://(\[[^\]]*\]|[^:\[\]]*)(:[0-9]{1,5})?$", re.I)
+_PORT = regex(r"^(?!https?://)|^https?://(\[[^\]]*\]|[^:\[\]]*)(:[0-9]{1,5})?$", re.I)
 """A port is a number; other schemes (``app://``) have what their programs like."""
 
 _PREFLIGHT_SECONDS = "43200"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import RegistryError, StoreError
+from mbuild.core.patterns import regex
 from mbuild.server.distribution import BlobResponse
 from mbuild.server.errors import BadDigestError, NoBlobError
 from mbuild.server.requests import TooLargeError
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 ValueT = TypeVar("ValueT")
 
 _BYTES = "application/octet-stream"
-_DIGITS = re.compile("[0-9a-f]{64}")
+_DIGITS = regex("[0-9a-f]{64}")
 _CHUNK = 1 << 20
 _LINES_AT_ONCE = 500
 

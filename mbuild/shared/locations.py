@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mbuild.core.environment import CACHE_VARIABLE, CACHE_WRITE_VARIABLE
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-_SLIP = re.compile(
+_SCHEME = regex(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_SLIP = regex(
     r"(https?|oci(?:\+http)?|s3a?|gs|gcs|az|abfss?|sftp|ssh|file|ftps?|hdfs|webdavs?|redis)[:;]",
     re.IGNORECASE,
 )

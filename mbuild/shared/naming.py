@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import SHA256, Digest, DigestError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.store.records import RecordKind
@@ -16,8 +16,8 @@ RECORD, BLOB, LEASE = "record", "blob", "lease"
 SERVED = f"{RECORD}/ac"
 """Where a server with bazel-remote's layout keeps what lies below its ``/ac``."""
 
-_DIGITS = re.compile("[0-9a-f]{64}")
-_TABLE = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
+_DIGITS = regex("[0-9a-f]{64}")
+_TABLE = regex(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 
 
 def digits_of(key: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import RegistryError
+from mbuild.core.patterns import regex
 from mbuild.registry.client.answers import drained, read_limited, refusal
 from mbuild.registry.client.registry import OCI_MANIFEST, pull_scope
 from mbuild.shared.naming import BLOB, LEASE, RECORD, blob_name, digest_of, is_name
@@ -31,8 +32,8 @@ _PAGE = 500
 _MOST_BYTES = 16 << 20
 _AT_ONCE = 8
 _TRIES = 3
-_NEXT = re.compile(r"<([^>]+)>\s*;\s*rel=\"?next\"?", re.IGNORECASE)
-_TAG = re.compile(rf"(?:{RECORD}-(.+)|{LEASE})-([0-9a-f]{{64}})")
+_NEXT = regex(r"<([^>]+)>\s*;\s*rel=\"?next\"?", re.IGNORECASE)
+_TAG = regex(rf"(?:{RECORD}-(.+)|{LEASE})-([0-9a-f]{{64}})")
 _REFUSED = frozenset({400, 405, 501})  # 400 where a proxy in front knows no DELETE
 
 

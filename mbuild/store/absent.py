@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near_models
 from mbuild.store.place import about_empty, check_place
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mbuild.store.store import Store
 
 
-_ID = re.compile("[0-9a-f]{4,64}")
+_ID = regex("[0-9a-f]{4,64}")
 
 
 def about_absent(store: Store, wanted: str) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.store.files import (
     TemporaryFile,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 8 << 20
 """A longer document is none of ours."""
 
-_NAME = re.compile(r"([a-z]+)-([0-9a-f]{64})\.json")
+_NAME = regex(r"([a-z]+)-([0-9a-f]{64})\.json")
 
 
 class DocumentKind(NamedTuple):

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json as python_json
 import math
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.values import Frozen
@@ -116,6 +115,8 @@ def show(value: Value, nested: bool = False) -> str:
 
 def _shortest(value: float) -> tuple[str, str, int]:
     """Sign, shortest digits, and the power of ten of the first digit."""
+    from decimal import Decimal  # which few templates need
+
     _, digits, exponent = Decimal(repr(abs(value))).as_tuple()
     assert isinstance(exponent, int)
     text = "".join(map(str, digits)).lstrip("0")

@@ -13,7 +13,7 @@ texts of the formats that Ollama knows are Ollama's (v0.32, ``template/``).
 from __future__ import annotations
 
 import hashlib
-from importlib.resources import files
+from pathlib import Path
 
 from mbuild.core.values import NamedTuple
 
@@ -34,7 +34,7 @@ class Known(NamedTuple):
 
     def text(self, bos: str, eos: str) -> str:
         """The template with the model's tokens in it; a hole is left."""
-        path = files("mbuild.templates").joinpath("go", f"{self.file}.gotmpl")
+        path = Path(__file__).parent / "go" / f"{self.file}.gotmpl"
         text = path.read_text(encoding="utf-8").removesuffix("\n")
         return text.replace("<%bos%>", bos).replace("<%eos%>", eos)
 

@@ -9,26 +9,26 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-_ESCAPE = re.compile(
+from mbuild.core.patterns import regex
+
+_ESCAPE = regex(
     r"\\(?:(?P<simple>[abfnrtv\\'\"])|x(?P<byte>[0-9a-fA-F]{2})|(?P<octal>[0-7]{3})"
     r"|u(?P<short>[0-9a-fA-F]{4})|U(?P<long>[0-9a-fA-F]{8})|(?P<bad>))"
 )
 _SIMPLE = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
 _QUOTED = {chr(code): "\\" + name for name, code in _SIMPLE.items() if name != "'"}
 
-_INTEGER = re.compile(
+_INTEGER = regex(
     r"[+-]?(?:0[xX]_?(?P<hex>[0-9a-fA-F_]+)|0[bB]_?(?P<binary>[01_]+)"
     r"|0[oO]_?(?P<octal>[0-7_]+)|0_?(?P<old>[0-7_]+)|(?P<decimal>0|[1-9][0-9_]*))"
 )
 _BASES = {"hex": 16, "binary": 2, "octal": 8, "old": 8, "decimal": 10}
-_DECIMAL = re.compile(r"[+-]?(?=[0-9_.]*[0-9])[0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9][0-9_]*)?")
-_HEX_FLOAT = re.compile(
+_DECIMAL = regex(r"[+-]?(?=[0-9_.]*[0-9])[0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9][0-9_]*)?")
+_HEX_FLOAT = regex(
     r"[+-]?0[xX](?=[0-9a-fA-F_.]*[0-9a-fA-F])[0-9a-fA-F_]*(?:\.[0-9a-fA-F_]*)?"
     r"[pP][+-]?[0-9][0-9_]*"
 )
-_COMPLEX = re.compile(
-    r"(?P<real>[+-]?[^+-]*(?:(?<=[eEpP])[+-][^+-]*)?)(?P<imaginary>[+-].*)i", re.S
-)
+_COMPLEX = regex(r"(?P<real>[+-]?[^+-]*(?:(?<=[eEpP])[+-][^+-]*)?)(?P<imaginary>[+-].*)i", re.S)
 
 
 def unquote(text: str) -> str:

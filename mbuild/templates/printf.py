@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from mbuild.core.patterns import regex
 from mbuild.templates.failure import RenderError
 from mbuild.templates.govalues import Struct, Value, byte_order, float_text, plain, show, type_name
 from mbuild.templates.literals import quote
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 MAX_WIDTH = 10_000
 """The widest field; Go stops at a million and prints ``%!(BADWIDTH)``."""
 
-_DIRECTIVE = re.compile(
+_DIRECTIVE = regex(
     r"%(?P<flags>[-+# 0]*)(?P<width>\d+|\*)?(?P<point>\.(?P<precision>\d+|\*)?)?(?P<verb>.)?", re.S
 )
 

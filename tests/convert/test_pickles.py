@@ -19,7 +19,8 @@ from pace import at_most
 from mbuild.convert.read import pickles
 from mbuild.convert.read.pickles import MAX_STEPS, contiguous_strides, read_pickle
 from mbuild.convert.read.safetensors import DType
-from mbuild.convert.read.torch_files import StridedTensor, is_torch_file, read_torch_file
+from mbuild.convert.read.torch_files import StridedTensor, read_torch_file
+from mbuild.convert.read.weight_files import is_torch_file
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
 
 DATA = Path(__file__).parents[1] / "data" / "torch"

@@ -8,23 +8,25 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-_NAMES = re.compile(
+from mbuild.core.patterns import regex
+
+_NAMES = regex(
     r"(?:^|_)(?:api_?keys?|auth(?:entication|orization)?|bearer|cred\w*|cookie|key|keys|login|pass\w*|private|pwd|secrets?|"
     r"session|signature|tokens?)(?:_|$)",
     re.IGNORECASE,
 )
 """Words in names that are given to secrets: ``HF_TOKEN``, ``API_KEY``."""
 
-_VALUES = re.compile(
+_VALUES = regex(
     r"(?:^|[^A-Za-z0-9])(?:hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|ASIA|AIza|eyJ)"
     r"[A-Za-z0-9_\-]{8,}"
     r"|-----BEGIN |://[^/\s@]*@|[?&](?:sig|signature|token|key|x-amz-[a-z-]+|X-Amz-[A-Za-z-]+)="
 )
 """What tokens of well-known services begin with, keys in PEM, logins and signatures in URLs."""
 
-_RANDOM = re.compile(r"[A-Za-z0-9+/_\-]{20,}={0,2}")
-_DIGEST = re.compile(r"(?:sha256|blake3)[:-][0-9a-f]{64}")
-_PLACE = re.compile(r"(?:^|[\s=,])(?:/|~|[A-Za-z]:[\\/])|\.\.(?:/|$)|^file:")
+_RANDOM = regex(r"[A-Za-z0-9+/_\-]{20,}={0,2}")
+_DIGEST = regex(r"(?:sha256|blake3)[:-][0-9a-f]{64}")
+_PLACE = regex(r"(?:^|[\s=,])(?:/|~|[A-Za-z]:[\\/])|\.\.(?:/|$)|^file:")
 """Places of the machine: absolute paths, homes, and what leads out of the folder."""
 
 

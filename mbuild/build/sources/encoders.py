@@ -7,13 +7,13 @@ any weights are read. A build with nothing to do comes through here.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.sources.places import PICKLES
 from mbuild.build.sources.values import PROCESSORS
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ _INDEX_LIMIT = 100 << 20
 _NOTES = (_INDEX, _PICKLED_INDEX, "hf_quant_config.json")
 """Files that say how weights are stored."""
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
-_TEXT = re.compile(
+_TEXT = regex(
     r"(?:language_model|text_model)\.|^(?:thinker\.)?(?:model\.(?:layers|norm)\.|lm_head\.)"
 )
 """Names that are the text model's alone; not all of its embedding's, which Pixtral takes from."""
@@ -57,7 +57,7 @@ def encoder_files(files: Mapping[str, SourceFile]) -> tuple[str, ...]:
     return tuple(sorted((names & files.keys()) | set(_shards(files))))
 
 
-_DRAFTS = re.compile(r"DraftModel$|DSpark|Eagle3|^MuseGlimmerAssistantModel$")
+_DRAFTS = regex(r"DraftModel$|DSpark|Eagle3|^MuseGlimmerAssistantModel$")
 
 
 def needs_target(files: Mapping[str, SourceFile]) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 DESCRIPTIONS = ("config.json", "params.json", "adapter_config.json")
@@ -49,7 +49,7 @@ FORMATS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 """A pattern that is searched in names relative to the folder, what such a file is, what to do."""
 
-_PATTERNS = tuple((re.compile(pattern), what, hint) for pattern, what, hint in FORMATS)
+_PATTERNS = tuple((regex(pattern), what, hint) for pattern, what, hint in FORMATS)
 
 
 def foreign_format(names: Iterable[str]) -> ForeignFormat | None:

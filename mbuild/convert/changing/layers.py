@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import accumulate
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV, MetadataEntry, Model, Tensor
 from mbuild.gguf.types import ValueType
 
-_BLOCK = re.compile(r"(enc\.|dec\.)?blk\.([0-9]+)\.")
+_BLOCK = regex(r"(enc\.|dec\.)?blk\.([0-9]+)\.")
 
 
 def drop_layers(model: Model, layers: Sequence[int], said: str = "DROP LAYER") -> Model:

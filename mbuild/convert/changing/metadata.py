@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.units import parse_number
 from mbuild.core.values import replace
@@ -29,7 +30,7 @@ LISTS = frozenset(("general.tags", "general.languages", "general.datasets"))
 """Keys whose value is a list in every model that has them, as converters write them."""
 
 _SPLIT = "split."
-_KEY = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_KEY = regex(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _NAMED = {
     "int": ValueType.INT32,
     "uint": ValueType.UINT32,
@@ -37,7 +38,7 @@ _NAMED = {
     "bool": ValueType.BOOL,
     "str": ValueType.STRING,
 }
-_TYPED = re.compile(rf"({'|'.join(_NAMED)}):(.*)", re.S)
+_TYPED = regex(rf"({'|'.join(_NAMED)}):(.*)", re.S)
 """``TYPE:VALUE``, as llama.cpp's --override-kv has it."""
 
 _RANGES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from mbuild.convert.rows.layout import in_layer
 from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
 from mbuild.convert.rows.sizes import Sizes
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.row import Family
     from mbuild.gguf.model import KV
 
-_LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.(.+)$")
+_LAYER = regex(r"^(?:enc\.|dec\.)?blk\.(\d+)\.(.+)$")
 _OTHER_CONFIG = "a shard is missing, or config.json belongs to another checkpoint"
 _PROMISES: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "qkv": (("attention_bias", True), ("qkv_bias", True)),
@@ -38,7 +38,7 @@ _PROMISES: Mapping[str, tuple[tuple[str, Any], ...]] = {
 }
 """What config.json says where sets of tensors that may be there have to be."""
 
-_QUERIES = re.compile(r"\.attn_(?:q|qkv)\.weight$")
+_QUERIES = regex(r"\.attn_(?:q|qkv)\.weight$")
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 
 from mbuild.convert.rows.names import synonyms
+from mbuild.core.patterns import regex
 
-_QUOTED = re.compile(r"tensor '([^']+)'$")
-_LAYER = re.compile(r"^(enc\.|dec\.)?blk\.(\d+)\.")
+_QUOTED = regex(r"tensor '([^']+)'$")
+_LAYER = regex(r"^(enc\.|dec\.)?blk\.(\d+)\.")
 
 
 class Origins:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.rows.layout import slots
 from mbuild.convert.rows.sizes import Sizes
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.projector import Projector
     from mbuild.gguf.model import KV
 
-_BLOCK = re.compile(r"^(v|a)\.blk\.(\d+)\.(.+)$")
+_BLOCK = regex(r"^(v|a)\.blk\.(\d+)\.(.+)$")
 _OTHER = (
     "a shard is missing, or config.json belongs to another checkpoint;"
     " to build the text half alone: --text-only"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA
@@ -11,6 +10,7 @@ from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
 
 _PARAMETERS = ("alpha_n", "alpha_p", "beta", "eps")
-_PARAMETER = re.compile(r"\.layers\.(\d+)\.mlp\.act_fn\.(alpha_n|alpha_p|beta|eps)$")
+_PARAMETER = regex(r"\.layers\.(\d+)\.mlp\.act_fn\.(alpha_n|alpha_p|beta|eps)$")
 
 
 def _xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:

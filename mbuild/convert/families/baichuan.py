@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.xverse import XVERSE, kv_groups
 from mbuild.convert.rows.rules import Rule, rotary
 from mbuild.convert.vocabulary.rules import SPM
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ BAICHUAN = replace(
     gguf="baichuan",
     names=("BaichuanForCausalLM", "BaiChuanForCausalLM"),
     vocabulary=SPM,
-    rules=(Rule(re.compile(r"self_attn\.W_pack\.weight$"), _unpacked),),
+    rules=(Rule(regex(r"self_attn\.W_pack\.weight$"), _unpacked),),
 )
 """llama.cpp's converter of October 2026 recurses without end here; the rules are its own."""
 

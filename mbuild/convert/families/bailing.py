@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -20,6 +19,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, rename, rotary
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -78,9 +78,9 @@ BAILING_MOE = Family(
         (*p.RMS, "expert_feed_forward_length", "expert_shared_count"),
     ),
     rules=(
-        Rule(re.compile(r"attention\.query_key_value\.weight$"), _separate),
+        Rule(regex(r"attention\.query_key_value\.weight$"), _separate),
         rename(r"attention\.dense\.weight$", "attention.dense", "self_attn.o_proj"),
-        Rule(re.compile(r"^lm_head\.weight$"), _head),
+        Rule(regex(r"^lm_head\.weight$"), _head),
     ),
     stacks=(EXPERTS,),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import LATENT_AT_KV, absorbed
@@ -27,6 +26,7 @@ from mbuild.convert.rows.recurrent import KDA, four_dims, positive_exp
 from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, each, parts
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ BAILING_MOE_V3 = Family(
     rules=(
         each(r"ssm_conv1d_[qkv]\.weight$", four_dims),
         each(r"\.ssm_a$", lambda hp, lazy: positive_exp(hp, lazy).reshape(lazy.size, 1)),
-        Rule(re.compile(r"attention\.g_proj\.weight$"), _gate),
+        Rule(regex(r"attention\.g_proj\.weight$"), _gate),
         parts(
             r"attention\.kv_b_proj\.weight$",
             "attention.kv_b_proj",
@@ -181,7 +181,7 @@ BAILING_MOE_V3_VL = replace(
     BAILING_MOE_V3,
     names=("BailingMoeV3VLForConditionalGeneration",),
     keys=(*_KEYS, _sections),
-    towers=re.compile(rf"^linear_proj|{TOWERS.pattern}"),
+    towers=regex(rf"^linear_proj|{TOWERS.pattern}"),
 )
 
 ROWS = (BAILING_MOE_V3, BAILING_MOE_V3_VL)

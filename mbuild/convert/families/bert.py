@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -22,6 +21,7 @@ from mbuild.convert.vocabulary.rules import (
     WORDPIECE,
 )
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -104,7 +104,7 @@ BERT = Family(
         r"^pooler\.dense\.(weight|bias)$",
         r"^cls\.(predictions|seq_relationship)",
     ),
-    rules=(Rule(re.compile(r"^classifier\.(weight|bias)$"), _classifier),),
+    rules=(Rule(regex(r"^classifier\.(weight|bias)$"), _classifier),),
 )
 
 ROWS = (BERT,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -11,6 +10,7 @@ from mbuild.convert.rows.keys import BOOL, COMMON, Key
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.rules import ROTARY, each
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -55,7 +55,7 @@ CHAMELEON = Family(
         },
     ),
     rules=(*ROTARY, each(r"[qk]_norm\.(weight|bias)$", _turned)),
-    towers=re.compile(rf"^model\.vqmodel|{TOWERS.pattern}"),
+    towers=regex(rf"^model\.vqmodel|{TOWERS.pattern}"),
 )
 
 ROWS = (CHAMELEON,)

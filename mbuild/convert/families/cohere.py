@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -21,6 +20,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -100,7 +100,7 @@ COHERE2 = Family(
         fills={"num_key_value_heads": heads},
         forced={"head_dim": head_width},
     ),
-    rules=(Rule(re.compile(r"\.bias$"), _zero_bias),),
+    rules=(Rule(regex(r"\.bias$"), _zero_bias),),
     skip=(r"^lm_head\.weight$",),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.llama import LLAMA
@@ -25,6 +24,7 @@ from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import Rule, rotary
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ DECI = replace(
     ),
     vocabulary=VocabRule((Reader.LLAMA_HF, Reader.BPE)),
     hf=NO_HF_CONFIG,
-    rules=(
-        Rule(re.compile(r"^model\.layers\.\d+\.self_attn\.[qk]_proj\.(weight|bias)$"), _rotary),
-    ),
+    rules=(Rule(regex(r"^model\.layers\.\d+\.self_attn\.[qk]_proj\.(weight|bias)$"), _rotary),),
     variant=_variant,
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import DEEPSEEK, DEEPSEEK_V2
@@ -10,6 +9,7 @@ from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, TEXT, U32, computed, f32, replaced, u32, without
 from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS
 from mbuild.convert.vocabulary.rules import BPE
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
@@ -41,7 +41,7 @@ DEEPSEEK_OCR = replace(
     DEEPSEEK_V2,
     gguf="deepseek2-ocr",
     names=("DeepseekOCRForCausalLM", "DeepseekOCR2ForCausalLM", "UnlimitedOCRForCausalLM"),
-    towers=re.compile(rf"sam_model|qwen2_model|{TOWERS.pattern}"),
+    towers=regex(rf"sam_model|qwen2_model|{TOWERS.pattern}"),
     keys=(
         *replaced(COMMON, _EPSILON),
         *replaced(

@@ -30,6 +30,7 @@ from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.sizes import Size
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType
 
@@ -75,8 +76,8 @@ _NAMES = {
 }
 """GGUF's names of parameters and modules; others are the same."""
 
-_PLACE = re.compile(r"^(layers\.(\d{1,6})\.)?(.+?)(\.weight)?$")
-_EXPERT = re.compile(r"\.ffn\.experts\.\d+\.w[123]\.(weight|scale)$")
+_PLACE = regex(r"^(layers\.(\d{1,6})\.)?(.+?)(\.weight)?$")
+_EXPERT = regex(r"\.ffn\.experts\.\d+\.w[123]\.(weight|scale)$")
 _PARTS = {"w1": "gate", "w2": "down", "w3": "up"}
 _BLOCK = 128  # rows and columns of one scale
 
@@ -283,7 +284,7 @@ DEEPSEEK_V4 = Family(
             "hashed": Size("hash_layer_count", ("num_hash_layers",)),
         },
     ),
-    towers=re.compile(rf"^(aligner\.|image_)|{TOWERS.pattern}"),
+    towers=regex(rf"^(aligner\.|image_)|{TOWERS.pattern}"),
     extra=_tensors,
     skip=("",),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -28,6 +27,7 @@ from mbuild.convert.rows.sizes import Size
 from mbuild.convert.rows.target import check_reduced, draft_tokens, target_config
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 
@@ -58,7 +58,7 @@ _NAMES = {
 }
 """Names that only drafts have, or that mean something else in them."""
 
-_PLACE = re.compile(r"^(?:model\.)?(layers\.(\d{1,6})\.)?(.+?)(\.weight|\.bias)?$")
+_PLACE = regex(r"^(?:model\.)?(layers\.(\d{1,6})\.)?(.+?)(\.weight|\.bias)?$")
 
 
 def _name(config: Mapping[str, Any], name: str, names: Mapping[str, str] = _NAMES) -> str:
@@ -243,9 +243,7 @@ DFLASH = Family(
     settled={MASK_OF_DRAFT: _mask},
     renamed=_name,
     skip=(r"^(d2t|t2d)$", _no_embedding),
-    rules=(
-        Rule(re.compile(r"self_attn\.(q_proj|k_proj|q_norm|k_norm)\.weight$"), _heads_as_halves),
-    ),
+    rules=(Rule(regex(r"self_attn\.(q_proj|k_proj|q_norm|k_norm)\.weight$"), _heads_as_halves),),
     extra=_no_patched_mask,
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3, absorbed, tied_head
@@ -17,6 +16,7 @@ from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Rule, times
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ DOTS3_NOTE = replace(
     renamed=_renamed,
     skip=(tied_head,),
     rules=(
-        Rule(re.compile(r"kv_b_proj\.weight$"), _kv),
-        Rule(re.compile(r"(q|kv)_a_layernorm\.weight$"), _norm),
+        Rule(regex(r"kv_b_proj\.weight$"), _kv),
+        Rule(regex(r"(q|kv)_a_layernorm\.weight$"), _norm),
     ),
     counted=_layers_ahead,
 )

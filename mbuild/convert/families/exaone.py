@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -25,6 +24,7 @@ from mbuild.convert.rows.nextn import SHARED
 from mbuild.convert.rows.rope import llama3_factors
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS, Rule
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ EXAONE_MOE = replace(
     ),
     hf=NO_HF_CONFIG,
     rules=(
-        Rule(re.compile(r"^mtp\.layers\.\d{1,6}\."), _ahead),
-        Rule(re.compile(rf"^mtp\.({'|'.join(SHARED)})\.weight$"), _shared),
+        Rule(regex(r"^mtp\.layers\.\d{1,6}\."), _ahead),
+        Rule(regex(rf"^mtp\.({'|'.join(SHARED)})\.weight$"), _shared),
     ),
     stacks=(EXPERTS,),
     nextn="num_nextn_predict_layers",
@@ -181,8 +181,8 @@ EXAONE4_5 = replace(
     keys=(*EXAONE4.keys, replace(NEXTN, truthy=True)),
     hf=NO_HF_CONFIG,
     rules=(
-        Rule(re.compile(r"^mtp\.layers\.\d{1,6}\."), _ahead_or_none),
-        Rule(re.compile(rf"^mtp\.({'|'.join(SHARED)})\.weight$"), _shared),
+        Rule(regex(r"^mtp\.layers\.\d{1,6}\."), _ahead_or_none),
+        Rule(regex(rf"^mtp\.({'|'.join(SHARED)})\.weight$"), _shared),
     ),
     nextn="num_nextn_predict_layers",
 )

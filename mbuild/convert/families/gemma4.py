@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.gemma import GEMMA3
@@ -13,6 +12,7 @@ from mbuild.convert.rows.rope import partial_factors
 from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS
 from mbuild.convert.vocabulary.rules import Prefix, Reader, VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ GEMMA4_ASSISTANT = replace(
         ("pre_projection", "nextn.pre_projection"),
         ("post_projection", "nextn.post_projection"),
     ),
-    towers=re.compile(rf"masked_embedding|{TOWERS.pattern}"),
+    towers=regex(rf"masked_embedding|{TOWERS.pattern}"),
 )
 """A draft head, which reads the keys and values of its target's layers."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.read.mxfp4 import repacked
@@ -13,6 +12,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, rename, transposed
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.rules import Named
 
 _HALVES = ("gate_proj", "up_proj")
-_SCALES = re.compile(r"mlp\.experts\.(down_proj|gate_up_proj)_scales$")
+_SCALES = regex(r"mlp\.experts\.(down_proj|gate_up_proj)_scales$")
 
 
 def _packed_experts(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[tuple[str, Packed]]:
@@ -120,7 +120,7 @@ GPT_OSS = Family(
         rename(r"sinks$", "sinks", "sinks.weight"),
         rename(r"down_proj_bias$", "down_proj_bias", "down_proj.bias"),
         rename(r"experts\.down_proj$", "down_proj", "down_proj.weight", transposed),
-        Rule(re.compile(r"gate_up_proj(_bias)?$"), _gate_up),
+        Rule(regex(r"gate_up_proj(_bias)?$"), _gate_up),
     ),
 )
 

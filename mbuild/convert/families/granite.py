@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA
@@ -20,6 +19,7 @@ from mbuild.convert.rows.keys import (
 from mbuild.convert.rows.layout import Group
 from mbuild.convert.rows.row import TOWERS
 from mbuild.convert.rows.rules import ROTARY, Rule, halves
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ GRANITE = replace(
         layers=(*LLAMA.layout.layers, SHARED),
         keys=(*p.RMS, "logit_scale"),
     ),
-    towers=re.compile(
-        TOWERS.pattern + r"|^encoder\.|image_|layerwise_projectors|spatial_projectors"
-    ),
+    towers=regex(TOWERS.pattern + r"|^encoder\.|image_|layerwise_projectors|spatial_projectors"),
     hf=HFConfig(
         "granite", untied=True, values=GRANITE_VALUES, fills={"num_key_value_heads": heads}
     ),
@@ -108,8 +106,8 @@ GRANITE_MOE = replace(
         Key("expert_shared_feed_forward_length", U32, ("shared_intermediate_size",), truthy=True),
     ),
     rules=(
-        Rule(re.compile(r"^model\.layers\.\d+\.\w+\.input_linear\.weight$"), _gate_up),
-        Rule(re.compile(r"^model\.layers\.\d+\.shared_mlp\.output_linear\.weight$"), _shared_down),
+        Rule(regex(r"^model\.layers\.\d+\.\w+\.input_linear\.weight$"), _gate_up),
+        Rule(regex(r"^model\.layers\.\d+\.shared_mlp\.output_linear\.weight$"), _shared_down),
         *ROTARY,
     ),
 )

@@ -13,6 +13,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Rule, halves, rotary
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ _PARTS = {
     "shared_mlp.input_linear": ("ffn_gate", "ffn_up"),
     "shared_mlp.output_linear": ("ffn_down",),
 }
-_ADAPTER = re.compile(
-    rf"\.(\d+)\.({'|'.join(map(re.escape, _PARTS))})\.lora_([AB])(?:_slices\.(\d))?$"
-)
+_ADAPTER = regex(rf"\.(\d+)\.({'|'.join(map(re.escape, _PARTS))})\.lora_([AB])(?:_slices\.(\d))?$")
 
 
 def _without_switch(config: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -12,6 +11,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS
 from mbuild.convert.vocabulary.rules import SPM_OR_BPE
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ GROK = Family(
     stacks=(
         replace(
             MIXTRAL_EXPERTS,
-            pattern=re.compile(
+            pattern=regex(
                 r"decoder_layer\.(?P<layer>\d+)\.moe\.(?P<index>\d+)\."
                 r"(?P<part>linear|linear_1|linear_v)\.weight$"
             ),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 from mbuild.convert.families.qwen import QWEN3_MOE
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, F32, U32, computed, constant, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import EXPERTS, drop, experts
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 _CHUNKS = replace(
     EXPERTS,
-    pattern=re.compile(EXPERTS.pattern.pattern.replace("experts", "chunk_experts")),
+    pattern=regex(EXPERTS.pattern.pattern.replace("experts", "chunk_experts")),
     into=EXPERTS.into.replace("experts", "chunk_experts"),
     count=lambda hp: experts(hp) // 2,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -10,6 +9,7 @@ from mbuild.convert.rows.keys import BOOL, COMMON, ROPE_HEAD_DIM, Key, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import halves, parts
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.sizes import Sizes
 
-_PART = re.compile(r"^model\.([LH])_module\.layers\.(\d{1,6})\.(attn\.)?(.+)$")
+_PART = regex(r"^model\.([LH])_module\.layers\.(\d{1,6})\.(attn\.)?(.+)$")
 
 
 def _stack(config: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3, LATENT, absorbed, tied_head
@@ -14,6 +13,7 @@ from mbuild.convert.rows.names import placed
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Rule, halves, parts
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ HY_V4 = replace(
     ),
     skip=(tied_head, r"^model\.mtp_layers\."),
     rules=(
-        Rule(re.compile(r"mlp\.experts\.gate_up_proj$"), _experts),
+        Rule(regex(r"mlp\.experts\.gate_up_proj$"), _experts),
         parts(r"kv_b_proj\.weight$", "kv_b_proj", ("k_b_proj", "v_b_proj"), _absorbed),
     ),
 )

@@ -13,6 +13,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack, experts
 from mbuild.convert.vocabulary.rules import Prefix, Reader, VocabRule
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +104,7 @@ JAMBA = Family(
     rules=m.MAMBA_RULES,
     stacks=(
         Stack(
-            re.compile(
+            regex(
                 r"layers\.(?P<layer>\d+)\.feed_forward\.experts\.(?P<index>\d+)\."
                 r"(?P<part>down_proj|gate_proj|up_proj)\.weight$"
             ),

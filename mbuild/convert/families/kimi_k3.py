@@ -28,6 +28,7 @@ from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Rule, Stack, each, parts
 from mbuild.convert.rows.sizes import Size
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ KIMI_K3 = Family(
     rules=(
         each(r"_conv1d\.weight$", four_dims),
         each(r"\.ssm_a$", decay),
-        Rule(re.compile(r"self_attn\.g_proj\.weight$"), _gate),
+        Rule(regex(r"self_attn\.g_proj\.weight$"), _gate),
         parts(
             r"kv_b_proj\.weight$",
             "kv_b_proj",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -22,6 +21,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ LFM2_MOE = Family(
     rules=LFM2.rules,
     stacks=(
         Stack(
-            re.compile(
+            regex(
                 r"layers\.(?P<layer>\d+)\.feed_forward\.experts\.(?P<index>\d+)\."
                 r"(?P<part>w1|w2|w3)\.weight$"
             ),

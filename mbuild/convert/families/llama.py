@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
@@ -24,6 +23,7 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ _JANUS = r"^model\.(vision_model|aligner|vqmodel|generation_(embeddings|aligner|
 JANUS = replace(
     LLAMA,
     names=("JanusForConditionalGeneration",),
-    towers=re.compile(rf"{_JANUS}|{TOWERS.pattern}"),
+    towers=regex(rf"{_JANUS}|{TOWERS.pattern}"),
 )
 
 SARASHINA2_VISION = replace(
     LLAMA,
     names=("Sarashina2VisionForCausalLM",),
     prefixes=(("llm.", ""),),
-    towers=re.compile(rf"^norm\.|{TOWERS.pattern}"),
+    towers=regex(rf"^norm\.|{TOWERS.pattern}"),
 )
 
 _BY_EXPERT = slots("""
@@ -108,7 +108,7 @@ COG_VLM = replace(
         (*p.USUAL, *p.ROPE_FREQS), (Group((*p.NORMS, *_BY_EXPERT, *p.GATED)),), p.RMS
     ),
     # llama.cpp's converter takes the layers for images for an encoder's; its loader wants them.
-    towers=re.compile(TOWERS.pattern.replace("|vision_|", "|vision_(?!expert|mlp)|")),
+    towers=regex(TOWERS.pattern.replace("|vision_|", "|vision_(?!expert|mlp)|")),
     rules=(),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA, LLAMA_KEYS
@@ -11,6 +10,7 @@ from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import replaced, u32
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.rules import Rule, halves, rename, transposed
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _dense(sizes: Sizes, layer: int) -> bool:
 
 
 JOINED_EXPERTS = (
-    Rule(re.compile(r"\.experts\.gate_up_proj$"), _gate_up),
+    Rule(regex(r"\.experts\.gate_up_proj$"), _gate_up),
     rename(r"\.experts\.down_proj$", "down_proj", "down_proj.weight", transposed),
 )
 """Experts as one tensor each way, that are multiplied from the other side."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3
@@ -21,6 +20,7 @@ from mbuild.convert.rows.keys import (
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ MISTRAL3_FORMAT = replace(
     vocabulary=VocabRule((Reader.TEKKEN,), size_key="mistral3.vocab_size"),
 )
 
-_EXPERT = re.compile(r"^(layers\.\d+)\.(experts\.\d+)\.w([123])\.")
+_EXPERT = regex(r"^(layers\.\d+)\.(experts\.\d+)\.w([123])\.")
 _PARTS = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
 
 

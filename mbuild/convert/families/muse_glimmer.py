@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.read.lazy import constant
@@ -12,6 +11,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, each, plus_one, rotary
 from mbuild.convert.vocabulary.rules import VocabRule
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -54,7 +54,7 @@ MUSE_GLIMMER = Family(
     replaced=(("post_attention_layernorm", "post_self_attn_layernorm"),),
     rules=(
         each(r"layernorm\.weight$", plus_one),
-        Rule(re.compile(r"\.self_attn\.q_proj\.weight$"), _with_norms),
+        Rule(regex(r"\.self_attn\.q_proj\.weight$"), _with_norms),
         each(r"\.self_attn\.k_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.kv_heads)),
     ),
 )

@@ -16,6 +16,7 @@ from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import ROTARY, Stack, experts
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ NEMOTRON_H_MOE = replace(
     renamed=_one_ahead,
     stacks=(
         Stack(
-            re.compile(
+            regex(
                 r"layers\.(?P<layer>\d+)\.mixer\.experts\.(?P<index>\d+)\."
                 r"(?P<part>down_proj|up_proj)\.weight$"
             ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -13,6 +12,7 @@ from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, halves
 from mbuild.convert.vocabulary.rules import SPM
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from typing import Any
@@ -76,7 +76,7 @@ OPENELM = Family(
         ),
         p.RMS,
     ),
-    rules=(Rule(re.compile(r"^transformer\.layers\.\d+\.ffn\.proj_1\.weight$"), _gate_up),),
+    rules=(Rule(regex(r"^transformer\.layers\.\d+\.ffn\.proj_1\.weight$"), _gate_up),),
 )
 
 ROWS = (OPENELM,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -15,6 +14,7 @@ from mbuild.convert.rows.rules import EXPERTS, Rule, halves, rename
 from mbuild.convert.vocabulary.rules import (
     SPM_OR_BPE,
 )
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _fused_experts(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
 
 
 FUSED_EXPERTS = (
-    Rule(re.compile(r"mlp\.experts\.gate_up_proj(\.weight)?$"), _fused_experts),
+    Rule(regex(r"mlp\.experts\.gate_up_proj(\.weight)?$"), _fused_experts),
     rename(r"mlp\.experts\.down_proj$", "down_proj", "down_proj.weight"),
 )
 

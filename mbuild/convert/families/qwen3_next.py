@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.qwen import QWEN2_MOE
@@ -13,6 +12,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.nextn import ahead_layers, behind
 from mbuild.convert.rows.recurrent import DELTA_NET, DELTA_NET_KEYS, DELTA_NET_RULES
 from mbuild.convert.rows.rules import Rule, regrouped
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ QWEN3_NEXT = replace(
         partial=0.25,
     ),
     rules=(
-        Rule(re.compile(r"in_proj_qkvz\.weight$"), _qkvz),
+        Rule(regex(r"in_proj_qkvz\.weight$"), _qkvz),
         *DELTA_NET_RULES,
         *QWEN2_MOE.rules,
     ),

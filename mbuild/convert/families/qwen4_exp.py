@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.qwen3_5 import QWEN3_5_MOE
@@ -18,6 +17,7 @@ from mbuild.convert.rows.recurrent import DELTA_NET, squeezed
 from mbuild.convert.rows.rules import Rule, each, plus_one
 from mbuild.convert.rows.sizes import Size
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -37,7 +37,7 @@ _CONSTANTS = {
 }
 """Whole numbers of more than 32 bits that are keys in GGUF, by the key's and the tensor's name."""
 
-_SHARD = re.compile(r"\.ngram_embedding\.shard_(\d{1,6})(?:\.\w+)?$")
+_SHARD = regex(r"\.ngram_embedding\.shard_(\d{1,6})(?:\.\w+)?$")
 
 
 def _of_ngrams(hp: Hyper) -> list[int]:
@@ -224,7 +224,7 @@ QWEN4_EXP = replace(
     skip=(r"^(model\.)?mtp\.", *(rf"ple_embedding\.{ending}$" for ending in _CONSTANTS.values())),
     rules=(
         Rule(_SHARD, _table),
-        Rule(re.compile(r"\.indexer\.index_qk_proj\.weight$"), _indexer),
+        Rule(regex(r"\.indexer\.index_qk_proj\.weight$"), _indexer),
         each(r"\.ple_norm_\w+\.weight$", plus_one),
         each(r"\.ple_conv1d\.weight$", squeezed),
         *QWEN3_5_MOE.rules,

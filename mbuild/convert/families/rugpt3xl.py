@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from mbuild.convert.families.gpt import GPT2
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.rows.hyper import Hyper
 from mbuild.convert.rows.keys import COMMON
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Stack
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 
@@ -26,7 +25,7 @@ RUGPT3_XL = replace(
     rules=(),
     stacks=tuple(
         Stack(
-            re.compile(rf"layers\.(?P<layer>\d+)\.self_attn\.(?P<index>[qkv])_proj\.{part}$"),
+            regex(rf"layers\.(?P<layer>\d+)\.self_attn\.(?P<index>[qkv])_proj\.{part}$"),
             ("",),
             f"blk.{{layer}}.attn_qkv.{part}",
             lambda hp: 3,

@@ -12,6 +12,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, each, transposed
 from mbuild.convert.vocabulary.rules import RWKV, SPM_OR_BPE
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ RWKV6 = Family(
     renamed=rwkv.with_ending,
     rules=(
         *rwkv.RWKV6_RULES,
-        Rule(re.compile(r"attention\.output\.weight$|feed_forward\.value\.weight$"), _scaled),
+        Rule(regex(r"attention\.output\.weight$|feed_forward\.value\.weight$"), _scaled),
     ),
     stacks=(
         rwkv.lerps(
@@ -132,7 +133,7 @@ RWKV6_QWEN2 = Family(
     rules=(
         each(r"\.time_maa_w[12]\.weight$", _reordered),
         *rwkv.RWKV6_RULES,
-        Rule(re.compile(r"self_attn\.o_proj\.weight$"), _scaled),
+        Rule(regex(r"self_attn\.o_proj\.weight$"), _scaled),
     ),
     stacks=(
         rwkv.lerps(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -10,6 +9,7 @@ from mbuild.convert.rows.keys import COMMON, U32, computed, u32
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
@@ -42,7 +42,7 @@ SMALLTHINKER = Family(
     ),
     stacks=(
         Stack(
-            re.compile(
+            regex(
                 r"layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<index>\d+)\."
                 r"(?P<part>down|gate|up)\.weight$"
             ),

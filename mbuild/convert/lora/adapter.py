@@ -30,6 +30,7 @@ from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(
+_FACTOR = regex(
     r"\.lora_(?:(?P<kind>[AB])(?:\.(?P<adapter>\w+))?\.weight"
     r"|embedding_(?P<embedding>[AB])(?:\.(?P<named>\w+))?)$"
 )

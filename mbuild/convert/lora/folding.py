@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model, Tensor
 
-_PART = re.compile(r"(?P<name>.+)\.lora_(?P<kind>[ab])$")
+_PART = regex(r"(?P<name>.+)\.lora_(?P<kind>[ab])$")
 _OTHER_BASE = "this adapter was trained for another base model"
 _DTYPES = {GGMLType.F32: DType.F32, GGMLType.F16: DType.F16, GGMLType.BF16: DType.BF16}
 

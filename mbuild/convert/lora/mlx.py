@@ -8,13 +8,13 @@ older versions have A as (experts * rank, in) (``mlx_lm/tuner/lora.py``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.lora.settings import CONFIG, LoraConfig
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MLX_WEIGHTS = "adapters.safetensors"
 
-_FACTOR = re.compile(r"\.lora_(?P<kind>[ab])$")
-_SWITCH = re.compile(r"\.switch_mlp\.(?P<part>gate|up|down)_proj$")
+_FACTOR = regex(r"\.lora_(?P<kind>[ab])$")
+_SWITCH = regex(r"\.switch_mlp\.(?P<part>gate|up|down)_proj$")
 _MIXTRAL = {"gate": "w1", "up": "w3", "down": "w2"}
 """What the experts' matrices are called in a ``block_sparse_moe``."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import EMPTY, FrozenValue
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 _PATTERN_LIMIT = 200
 _NAME_LIMIT = 256
-_REPEATED = re.compile(r"\)[*+{]|\\[1-9]|\(\?(?!:)")
+_REPEATED = regex(r"\)[*+{]|\\[1-9]|\(\?(?!:)")
 """Repeated groups, back references and the like, with which a search can take forever."""
-_ENDLESS = re.compile(r"[*+{]")
+_ENDLESS = regex(r"[*+{]")
 _ENDLESS_LIMIT = 3
 _MERGE = "merge the adapter into its base (model.merge_and_unload()) and build that"
 _PEFT = "merge it with peft (model.merge_and_unload()) and build that"

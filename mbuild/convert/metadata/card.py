@@ -7,10 +7,10 @@ PyYAML comes with the ``gguf`` package.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import SourceError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +40,7 @@ USED = frozenset(
         *("tags", "pipeline_tag", "languages", "language"),
     )
 )
-_ENTRY = re.compile(r"(['\"]?)([A-Za-z_][\w-]*)\1\s*:(\s|$)")
+_ENTRY = regex(r"(['\"]?)([A-Za-z_][\w-]*)\1\s*:(\s|$)")
 
 
 def model_card(files: CheckpointFiles) -> dict[str, Any]:

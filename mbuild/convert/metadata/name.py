@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
-_VERSION = re.compile(r"(v|iter)?\d+(\.\d+)*", re.IGNORECASE)
-_QUANTIZATION = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
-_SIZE = re.compile(r"(a|\d+x)?\d+([._]\d+)?[kmbt]\d?|small|mini|medium|large|x?xl", re.IGNORECASE)
-_FINETUNE = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
-_NOT_TITLED = re.compile(r"v\d+(\.\d+)*$|\d")
+_VERSION = regex(r"(v|iter)?\d+(\.\d+)*", re.IGNORECASE)
+_QUANTIZATION = regex(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
+_SIZE = regex(r"(a|\d+x)?\d+([._]\d+)?[kmbt]\d?|small|mini|medium|large|x?xl", re.IGNORECASE)
+_FINETUNE = regex(r"chat|instruct|vision|lora", re.IGNORECASE)
+_NOT_TITLED = regex(r"v\d+(\.\d+)*$|\d")
 
 LONGEST = 1000
 """Longer identifiers are names and nothing else."""

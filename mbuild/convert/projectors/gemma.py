@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from mbuild.convert.rows.projector import (
 from mbuild.convert.rows.torch_softplus import softplus32
 from mbuild.convert.rows.towers import part
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
@@ -86,7 +86,7 @@ _MOBILE = (
     *("attn.output.proj.weight", "attn.key.down_conv.weight", "attn.key.norm.weight"),
     *("attn.value.down_conv.weight", "attn.value.norm.weight", "norm.weight"),
 )
-_MOBILE_BLOCK = re.compile(r"^model\.vision_tower\.timm_model\.blocks\.(\d+)\.(\d+)\.(.+)$")
+_MOBILE_BLOCK = regex(r"^model\.vision_tower\.timm_model\.blocks\.(\d+)\.(\d+)\.(.+)$")
 
 
 def _gemma3n_vision(towers: Towers) -> Mapping[str, Any] | None:
@@ -128,7 +128,7 @@ def _mobile(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]
     return [(f"v.blk.{match[1]}.{match[2]}.{match[3]}", lazy)]
 
 
-_SUBSAMPLED = re.compile(r"subsample_conv_projection\.conv_(\d+)\.norm\.weight$")
+_SUBSAMPLED = regex(r"subsample_conv_projection\.conv_(\d+)\.norm\.weight$")
 
 
 def _norm_of_convolution(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
@@ -160,7 +160,7 @@ GEMMA3N = Projector(
         epsilon(1e-5, audio=True),
     ),
     rules=(
-        TowerRule(re.compile(r"timm_model\.blocks\."), _mobile),
+        TowerRule(regex(r"timm_model\.blocks\."), _mobile),
         TowerRule(_SUBSAMPLED, _norm_of_convolution),
         each(r"conv_stem\.conv\.bias$", _channels),
         *CONFORMER_RULES,

@@ -24,6 +24,7 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple, replace
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _pinpoints(towers: Towers) -> list[int] | None:
     return [side for height, width in pairs for side in (width, height)] or None
 
 
-_TAPPED = re.compile(r"^model\.(layerwise|spatial)_projectors\.(\d+)\.")
+_TAPPED = regex(r"^model\.(layerwise|spatial)_projectors\.(\d+)\.")
 
 
 def _numbered(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:

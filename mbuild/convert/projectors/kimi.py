@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import ShapeError
@@ -24,6 +23,7 @@ from mbuild.convert.rows.projector import (
     rename,
 )
 from mbuild.convert.rows.towers import part
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -155,7 +155,7 @@ KIMI_K25 = Projector(
         key("vision.image_max_pixels", U32, _patches(None)),
     ),
     rules=(
-        TowerRule(re.compile("wqkv"), _split_rope),
+        TowerRule(regex("wqkv"), _split_rope),
         rename(r"mm_projector\.proj\.0\.", (".proj.0.", ".proj.linear_1.")),
         rename(r"mm_projector\.proj\.2\.", (".proj.2.", ".proj.linear_2.")),
     ),

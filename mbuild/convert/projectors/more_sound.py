@@ -3,7 +3,6 @@ Nemotron Nano VL, dots3 Note, MiMo V2.5."""
 
 from __future__ import annotations
 
-import re
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _routed(towers: Towers) -> list[int]:
     return [max(0, n) for n in counts]
 
 
-_EXPERT = re.compile(r"^vision_encoder\.blocks\.(\d+)\.mlp\.experts\.(\d+)\.(fc[123])\.weight$")
+_EXPERT = regex(r"^vision_encoder\.blocks\.(\d+)\.mlp\.experts\.(\d+)\.(fc[123])\.weight$")
 
 
 def _experts(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
@@ -326,7 +326,7 @@ DOTS3_NOTE = Projector(
     rules=(
         rename(r"\.(gate_weight|router_bias)$", ending=".weight"),
         parts(r"\.speech_encoder\.layers\..*\.fc1\.", ".fc1.", (".fc1_gate.", ".fc1_up.")),
-        TowerRule(re.compile(r"\.mlp\.experts\."), _experts),
+        TowerRule(regex(r"\.mlp\.experts\."), _experts),
     ),
     forced=(
         force(r"\.ffn_gate_inp\.|\.exp_probs_b\.", gguf=True),

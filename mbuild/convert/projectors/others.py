@@ -31,6 +31,7 @@ from mbuild.convert.rows.projector import (
 from mbuild.convert.rows.rules import rotary
 from mbuild.convert.rows.towers import part
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -81,7 +82,7 @@ MINICPM_V46 = Projector(
     ),
     rules=(
         TowerRule(
-            re.compile(r"\.vit_merger\."),
+            regex(r"\.vit_merger\."),
             lambda towers, name, lazy: [] if _mode(towers) == "4x" else [(name, lazy)],
         ),
     ),
@@ -191,7 +192,7 @@ STEP3_VL = Projector(
         constant("vision.preproc_image_size", U32, 3024),
     ),
     rules=(
-        TowerRule(re.compile(r"^vision_model\.vit_downsampler"), _downsampler),
+        TowerRule(regex(r"^vision_model\.vit_downsampler"), _downsampler),
         rename(r"^vit_large_projector\.weight$", ("vit_large_projector", "mm.model.fc")),
         rename(r"^vision_model\.positional_embedding$", ending=".weight"),
         rename(r"^vision_model\..*\.ls_.*\.gamma$", (".gamma", ".weight")),

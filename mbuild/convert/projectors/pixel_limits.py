@@ -25,6 +25,7 @@ from mbuild.convert.rows.projector import (
 )
 from mbuild.convert.rows.towers import BLOCKS
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -156,7 +157,7 @@ PHI4 = Projector(
     ),
     rules=(
         each(r"^vision_tower.*vision_model\.embeddings\.patch_embedding\.weight$", _phi_patches),
-        TowerRule(re.compile(r"^vision_tower\."), _phi_layers),
+        TowerRule(regex(r"^vision_tower\."), _phi_layers),
         rename(r"mm_projector\.[02]\.", ("model.mm_projector.", "mm."), ("mm_projector.", "mm.")),
         drop(r"mm_projector\."),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.read.files import SMALL_LIMIT, TOKENIZER_LIMIT
@@ -21,6 +20,7 @@ from mbuild.convert.rows.projector import (
 )
 from mbuild.convert.rows.rules import rotary
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ PIXTRAL = Projector(
     keys=_KEYS,
     rules=(
         each(r"[qk]_proj\.(weight|bias)$", lambda towers, lazy: rotary(lazy, towers.heads)),
-        TowerRule(re.compile(r"embed_tokens\.weight$"), _break_row),
+        TowerRule(regex(r"embed_tokens\.weight$"), _break_row),
     ),
     needs=p.PATCHES
     + p.PRE_NORM
@@ -175,7 +175,7 @@ MISTRAL_FORMAT = replace(
         SILU,
         key("vision.spatial_merge_size", U32, _merge_of_params),
     ),
-    rules=(TowerRule(re.compile(r"tok_embeddings\.weight$"), _break_of_format),),
+    rules=(TowerRule(regex(r"tok_embeddings\.weight$"), _break_of_format),),
     processor={
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from mbuild.convert.rows.projector import (
 )
 from mbuild.convert.rows.towers import BLOCKS
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.towers import Towers
 
-_DEEP = re.compile(r"^visual\.deepstack_merger_list\.(\d+)\.(norm|linear_fc1|linear_fc2)\.(\w+)$")
+_DEEP = regex(r"^visual\.deepstack_merger_list\.(\d+)\.(norm|linear_fc1|linear_fc2)\.(\w+)$")
 _DEEP_NAMES = {"norm": "norm", "linear_fc1": "fc1", "linear_fc2": "fc2"}
 _VISUAL = (("model.visual.", "visual."), ("thinker.visual.", "visual."))
 
@@ -100,7 +100,7 @@ _KEYS = (
 )
 _PATCHES = frames(r"^visual\.patch_embed\.proj\.weight$")
 _RULES = (
-    TowerRule(re.compile(r"^visual\.deepstack_merger_list\."), _deep_merger),
+    TowerRule(regex(r"^visual\.deepstack_merger_list\."), _deep_merger),
     rename(r"^visual\.merger\.linear_fc1\.", ("visual.merger.linear_fc1", "mm.0")),
     rename(r"^visual\.merger\.linear_fc2\.", ("visual.merger.linear_fc2", "mm.2")),
     rename(r"^visual\.merger\.norm\.", ("visual.merger.norm", "v.post_ln")),

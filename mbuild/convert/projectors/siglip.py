@@ -23,6 +23,7 @@ from mbuild.convert.rows.projector import (
 )
 from mbuild.convert.rows.towers import BLOCKS
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -266,7 +267,7 @@ JANUS = Projector(
     takes=only("vision_model.", "model.vision_model.", "aligner.", "model.aligner."),
     vision=_janus_vision,
     keys=(kind("janus_pro"), epsilon(1e-6, "layer_norm_eps"), p.activation()),
-    rules=(TowerRule(re.compile(r"^(model\.)?aligner\."), _aligner),),
+    rules=(TowerRule(regex(r"^(model\.)?aligner\."), _aligner),),
     needs=p.SIGLIP + "mm.0 width free\nmm.0.bias free\n",
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.convert.rows.torch_math import exp32, sincos32
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.types import GGMLType
 
@@ -195,7 +195,7 @@ MERALION = replace(
     ),
     rules=(
         rename(r"^ln_speech\.", ("ln_speech.", "mm.a.norm_pre.")),
-        TowerRule(re.compile(r"^speech_audio_adapter\."), _meralion_adapter),
+        TowerRule(regex(r"^speech_audio_adapter\."), _meralion_adapter),
         *QWEN2_AUDIO.rules,
     ),
     needs=_BLOCK + "mm.a.mlp.0 free free\nmm.a.mlp.3 free text\nmm.a.norm_pre free\n",
@@ -240,7 +240,7 @@ GLM_ASR = replace(
         key("audio.projector.stack_factor", U32, lambda t: t.root.integer("merge_factor")),
     ),
     rules=(
-        TowerRule(re.compile(r"^audio_encoder\.audio_bos_eos_token\."), _ends),
+        TowerRule(regex(r"^audio_encoder\.audio_bos_eos_token\."), _ends),
         *QWEN2_AUDIO.rules,
     ),
     needs=p.block("a", bias="q v out")

@@ -10,13 +10,13 @@ dequantized instead.
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.joining import stack
 from mbuild.convert.read.lazy import Lazy, in_turn
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple, replace
 from mbuild.gguf.types import BLOCKS, GGMLType
 
@@ -276,7 +276,7 @@ def kept_types(items: Iterable[object]) -> frozenset[GGMLType]:
     return frozenset(item.format.type for item in items if isinstance(item, KeptWeight))
 
 
-_LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.\d+\.")
+_LAYER = regex(r"^(?:enc\.|dec\.)?blk\.\d+\.")
 _WITH_FACTORS = frozenset(
     f"{name}.weight"
     for name in (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _row(
     methods: tuple[str, ...] = (),
     archs: tuple[str, ...] = (),
 ) -> IgnoredTensor:
-    return IgnoredTensor(re.compile(pattern), what, verdict, remedy, methods, archs)
+    return IgnoredTensor(regex(pattern), what, verdict, remedy, methods, archs)
 
 
 _BASE = r"^(?P<base>.+?)(?:\.weight)?\."
@@ -258,7 +259,7 @@ SUPPORTED = (
 _FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _EIGHT_BITS = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ)
 INTEGERS = (DType.U8, DType.I8, DType.I16, DType.U16, DType.I32, DType.U32, DType.I64, DType.U64)
-_PACKED = re.compile(r"(?:weight|weight_packed|qweight|_blocks|W_q|_data|codes|Qidxs|trellis)$")
+_PACKED = regex(r"(?:weight|weight_packed|qweight|_blocks|W_q|_data|codes|Qidxs|trellis)$")
 _WEIGHT_SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight", "scale_inv", "scale")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mbuild.gguf.files import Seen
-
-PICKLED = re.compile(r"^(?:pytorch_model|consolidated|model|adapter_model).*\.(?:bin|pth|pt|ckpt)$")
-"""The names of pickled weights; a training's other pickles (its arguments, optimizer) are none."""
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of a stream
 _ZIP, _ZIP_END, _ZIP64_END = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"
@@ -72,11 +68,6 @@ class StridedTensor(StoredTensor):
         )
         whole: np.ndarray[Any, np.dtype[np.uint8]] = np.ascontiguousarray(view).reshape(-1)
         return whole.view(np.uint8)[start:stop]
-
-
-def is_torch_file(name: str) -> bool:
-    """Whether a file of that name in a checkpoint has pickled weights."""
-    return PICKLED.match(name) is not None
 
 
 def read_torch_file(path: Path, name: str, seen: Seen | None = None) -> tuple[StoredTensor, ...]:

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import CheckpointFiles, parse_object
-from mbuild.convert.read.torch_files import is_torch_file
+from mbuild.convert.read.safetensors import read_header
 from mbuild.core.errors import FormatError, SourceError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from mbuild.convert.read.safetensors import StoredTensor
+    from mbuild.gguf.files import Seen
+
 INDEX_LIMIT = 100 << 20
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Those of usual names: of safetensors, and of pickled weights."""
 
-_PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.\w+)$")
-_NO_MODEL = re.compile(r"^(?:adapter_model|adapters|consolidated|optimizer|scheduler|mmproj)")
+PICKLED = regex(r"^(?:pytorch_model|consolidated|model|adapter_model).*\.(?:bin|pth|pt|ckpt)$")
+"""The names of pickled weights; a training's other pickles (its arguments, optimizer) are none."""
+
+_PART = regex(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.\w+)$")
+_NO_MODEL = regex(r"^(?:adapter_model|adapters|consolidated|optimizer|scheduler|mmproj)")
 _AGAIN = "the download is incomplete: download the checkpoint again"
 _OTHER_SHARD = "a shard is from another download: download the checkpoint again"
 _SHOWN = 3
+
+
+def is_torch_file(name: str) -> bool:
+    """Whether a file of that name in a checkpoint has pickled weights."""
+    return PICKLED.match(name) is not None
+
+
+def read_tensors(path: Path, name: str, seen: Seen | None = None) -> tuple[StoredTensor, ...]:
+    """The tensors of one file, of either format, in the order in which it has them.
+
+    Raises what :func:`mbuild.convert.read.safetensors.read_header` and
+    :func:`mbuild.convert.read.torch_files.read_torch_file` do.
+    """
+    if not is_torch_file(name):
+        return read_header(path, name, seen)
+    from mbuild.convert.read.torch_files import read_torch_file  # and what reads pickles
+
+    return read_torch_file(path, name, seen)
 
 
 class WeightFiles:

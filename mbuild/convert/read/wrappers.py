@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 
 if TYPE_CHECKING:
@@ -30,15 +31,15 @@ WRAPPERS: tuple[tuple[str, str], ...] = (
 )
 """Modules around modules, anywhere in a name, and what puts them there."""
 
-_WRAPPER = re.compile(rf"(?<![^.])({'|'.join(re.escape(name) for name, _ in WRAPPERS)})\.")
+_WRAPPER = regex(rf"(?<![^.])({'|'.join(re.escape(name) for name, _ in WRAPPERS)})\.")
 
 _ROOT = (
     r"(?:model\.(?:embed_tokens|layers\.\d+|transformer)|transformer\.(?:wte|h\.\d+)"
     r"|gpt_neox\.layers)\."
 )
-_AT_ROOT = re.compile(rf"^{_ROOT}")
-_INNER = re.compile(rf"^(?P<prefix>.+?\.){_ROOT}")
-_KNOWN = re.compile(r"language_model|text_model|text_decoder|thinker|vision|visual|audio|talker")
+_AT_ROOT = regex(rf"^{_ROOT}")
+_INNER = regex(rf"^(?P<prefix>.+?\.){_ROOT}")
+_KNOWN = regex(r"language_model|text_model|text_decoder|thinker|vision|visual|audio|talker")
 """Prefixes of models with towers, which the families' rules take off themselves."""
 
 

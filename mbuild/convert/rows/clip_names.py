@@ -7,16 +7,16 @@ name of GGUF's, then the checkpoints' names of the same tensor, with ``{}`` for 
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows.names import package_tables, published
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_NUMBER = re.compile(r"(?<!\d)\d+(?=\.|$)")
+_NUMBER = regex(r"(?<!\d)\d+(?=\.|$)")
 _BID = "{bid}"
 
 OWN = """

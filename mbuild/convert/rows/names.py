@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import cache
 from importlib import import_module
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.row import Family
 
-_BLOCK = re.compile(r"^blk\.\d+\.")
-_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
+_BLOCK = regex(r"^blk\.\d+\.")
+_LAYER = regex(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
 _SUFFIXES = (".weight", ".bias")
 _TABLE = Lock()
 
@@ -55,9 +55,7 @@ LAYER_NAMES = {
 architecture that has a place for them, and what follows ``blk.N.`` in GGUF's."""
 
 
-_PART = re.compile(
-    r"^(?:model\.|transformer\.)(?:layers|h|blocks)\.(\d{1,6})\.(.+?)(\.weight|\.bias)?$"
-)
+_PART = regex(r"^(?:model\.|transformer\.)(?:layers|h|blocks)\.(\d{1,6})\.(.+?)(\.weight|\.bias)?$")
 
 
 def placed(names: Mapping[str, str]) -> Callable[[Mapping[str, Any], str], str]:

@@ -5,11 +5,11 @@ GGUF has them behind the others, under the names of layers.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import main_layers
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,8 +27,8 @@ SHARED = {
 }
 """Parts that stand outside the layers for multi-token prediction, and a layer's name for them."""
 
-_IN_LAYER = re.compile(r"^(?:model\.)?mtp\.layers\.(\d{1,6})\.(.+)$")
-_OUTSIDE = re.compile(rf"^(?:model\.)?mtp\.({'|'.join(SHARED)})\.(weight|bias)$")
+_IN_LAYER = regex(r"^(?:model\.)?mtp\.layers\.(\d{1,6})\.(.+)$")
+_OUTSIDE = regex(rf"^(?:model\.)?mtp\.({'|'.join(SHARED)})\.(weight|bias)$")
 
 
 def ahead_layers(names: Iterable[str]) -> int:
@@ -47,7 +47,7 @@ def behind(config: Mapping[str, Any], name: str) -> str:
     return name if match is None else f"model.layers.{main}.{SHARED[match[1]]}.{match[2]}"
 
 
-_LAYER = re.compile(r"^(?:model\.)?layers\.(\d{1,6})\.")
+_LAYER = regex(r"^(?:model\.)?layers\.(\d{1,6})\.")
 _SHARED_BY_BOTH = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 """What a file of the layers for multi-token prediction alone has beside them."""
 

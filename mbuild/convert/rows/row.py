@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.vocabulary.rules import BPE
+from mbuild.core.patterns import regex
 from mbuild.core.values import EMPTY, FrozenValue
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 NO_HF_CONFIG = HFConfig("")
 
-TOWERS = re.compile(
+TOWERS = regex(
     r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
     r"|sound_projection\.|speech_embeddings\.)"
     r"|visual\.|vision\.|audio\.|talker\.|vision_|audio_|token2wav\.|code2wav\.|projector\."

@@ -18,6 +18,7 @@ from mbuild.convert.read.joining import stack
 from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError
 from mbuild.convert.rows.hyper import as_number
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.core.values import FrozenValue, NamedTuple, replace
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def experts(hp: Hyper) -> int:
 
 
 EXPERTS = Stack(
-    re.compile(
+    regex(
         r"layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<index>\d+)\."
         r"(?P<part>down_proj|gate_proj|up_proj)\.weight$"
     ),
@@ -284,7 +285,7 @@ EXPERTS = Stack(
 """The experts of Qwen, DeepSeek and OLMoE, one tensor each."""
 
 MIXTRAL_EXPERTS = Stack(
-    re.compile(
+    regex(
         r"layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<index>\d+)\."
         r"(?P<part>w1|w2|w3)\.weight$"
     ),

@@ -10,6 +10,7 @@ from mbuild.convert.rows.layout import slots
 from mbuild.convert.rows.mamba import LONGEST
 from mbuild.convert.rows.recurrent import squeezed
 from mbuild.convert.rows.rules import Rule, Stack, each, transposed
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -106,8 +107,8 @@ def _joined(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
 
 
 RWKV7_RULES: tuple[Rule, ...] = (
-    Rule(re.compile(r"\.attention\.[wavg](\d|_lora\.lora)"), _named_alike),
-    Rule(re.compile(r"\.attention\.x_x\.weight$"), _joined),
+    Rule(regex(r"\.attention\.[wavg](\d|_lora\.lora)"), _named_alike),
+    Rule(regex(r"\.attention\.x_x\.weight$"), _joined),
     each(r"\.attention\.r_k\.weight$", lambda hp, lazy: lazy.reshape(lazy.size)),
     each(r"^(?!.*\.attention\.x_)", squeezed),
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocabulary.base import TokenType
 from mbuild.convert.vocabulary.loader import CONFIG, SPECIAL_NAMES, token_text
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mbuild.convert.vocabulary.base import Tokens
     from mbuild.convert.vocabulary.special import Specials
 
-_CHAT_TOKEN = re.compile(
+_CHAT_TOKEN = regex(
     r"<\|(?:im_start|im_end|eot_id|start_header_id|end_header_id|end|user"
     r"|assistant|system|eom_id|endoftext)\|>|<(?:start|end)_of_turn>"
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from ast import literal_eval
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from mbuild.convert.vocabulary.spm import ADDED_SCORE, TokenTable
 from mbuild.convert.vocabulary.templates import JINJA, chat_template
 from mbuild.convert.vocabulary.tokenizer_json import NAME, read_tokenizer_json
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RWKV_FILE = "rwkv_vocab_v20230424.txt"
 PLAMO_FILE = "tokenizer.jsonl"
 
-_LITERAL = re.compile(r"\d+ (b?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")) (\d+)\s*")
+_LITERAL = regex(r"\d+ (b?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")) (\d+)\s*")
 
 
 def rwkv(context: ReaderContext) -> Vocabulary:
@@ -148,7 +148,7 @@ def _plamo_specials(settings: dict[str, Any], texts: list[str]) -> Specials:
 
 
 _NOTHING = "\x00"
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE = regex(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def xverse(context: ReaderContext) -> Vocabulary:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -114,6 +113,8 @@ def ask(
     limits: tuple[int, int] = SMALL_LIMITS,
 ) -> Answer:
     """Let the child encode and decode; raises :class:`FormatError` when it cannot."""
+    import subprocess
+
     request = json.dumps({"tokenizer": tokenizer, "text": text, "decode": [*decode]})
     command = [sys.executable, "-P", str(CHILD), *map(str, limits)]
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
@@ -35,6 +34,7 @@ from mbuild.convert.vocabulary.spm import (
 )
 from mbuild.convert.vocabulary.tokenizer_json import NAME, TokenizerJson, read_tokenizer_json
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV
@@ -160,7 +160,7 @@ def _pre(context: ReaderContext, tokenizer: TokenizerJson, loaded: Loaded) -> st
     return context.rule.pre_names.get(name, name)
 
 
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE = regex(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def _llama_hf(context: ReaderContext) -> Vocabulary:

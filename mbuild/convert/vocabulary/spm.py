@@ -6,7 +6,6 @@ pieces and with the tokens that other files add to them.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from mbuild.convert.vocabulary.base import MARK, Tokens, TokenType, looks_specia
 from mbuild.convert.vocabulary.loader import CONFIG, added_tokens, added_tokens_decoder
 from mbuild.convert.vocabulary.sentencepiece import SentencePieceModel, read_model
 from mbuild.core.errors import FormatError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODEL = "tokenizer.model"
 TOKENIZER = "tokenizer.json"
 _SHOWN = 3
-_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
+_TIKTOKEN = regex(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 ADDED_SCORE = -1000.0
 PADDING_SCORE = -10000.0
 

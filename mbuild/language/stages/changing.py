@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import ModelfileError, UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean
 from mbuild.core.units import parse_number, parse_size
 from mbuild.language.instructions import TYPES, Parameter, Problem
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 Read = Callable[["Word"], str]
 """A word with its arguments put in, without its quotes."""
 
-_KEY = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
-_LAYERS = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
+_KEY = regex(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
+_LAYERS = regex(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
 MAX_LAYERS = 10_000
 """More layers than any model has."""
 

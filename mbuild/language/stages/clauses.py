@@ -12,6 +12,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 
 from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import Problem
@@ -176,9 +177,9 @@ def _problem(item: Clause, error: UnexpectedInput) -> Problem:
     return Problem(message, where, code="bad-clause", suggestion=hint)
 
 
-_AMOUNT = re.compile(r"[0-9.]+[ \t]+$")
-_UNIT = re.compile(r"(?i:[KMGT]?i?B)")
-_IN_QUOTES = re.compile(rf"(?:^|[ \t])[{OTHER_QUOTES}/][^ \t]*[ \t]+$")
+_AMOUNT = regex(r"[0-9.]+[ \t]+$")
+_UNIT = regex(r"(?i:[KMGT]?i?B)")
+_IN_QUOTES = regex(rf"(?:^|[ \t])[{OTHER_QUOTES}/][^ \t]*[ \t]+$")
 """What a unit, or the end of a word in quotes or between slashes, may stand behind."""
 
 _COMPARED = {

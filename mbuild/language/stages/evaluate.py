@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from mbuild.core.errors import MbuildError, ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.values import NamedTuple
 from mbuild.language.instructions import (
@@ -51,7 +51,7 @@ MAX_DEPTH = 16
 MAX_INCLUDED = 256
 """How many files a Modelfile may bring in."""
 
-_UNBRACED = re.compile(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
+_UNBRACED = regex(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
 """An argument as a shell or a Dockerfile may write it, without braces."""
 
 _PATHS = (Adapter, Draft)

@@ -2,12 +2,13 @@ r"""Arguments in values: ``${NAME}``, ``${NAME:-else}``, ``${NAME:+then}``; ``\$
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NEXT = re.compile(r'\\\$\{|\$\{|"')
-_BRACE = re.compile(r"[{}]")
+from mbuild.core.patterns import regex
+
+_NAME = regex(r"[A-Za-z_][A-Za-z0-9_]*")
+_NEXT = regex(r'\\\$\{|\$\{|"')
+_BRACE = regex(r"[{}]")
 
 MAX_EXPANDED = 16 << 20
 """The longest value that arguments make, in characters: as much as a Modelfile may have."""

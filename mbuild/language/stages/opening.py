@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.language.instructions import Comment
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 SYNTAX_LINE = "# syntax=mbuild/1"
 """The first line that opens the language, as ``mbuild fmt`` writes it."""
 
-_FIRST = re.compile(rb"#[ \t]*syntax[ \t]*=[ \t]*mbuild/([^ \t\r\n]*)[ \t]*(?:[\r\n]|\Z)", re.I)
+_FIRST = regex(rb"#[ \t]*syntax[ \t]*=[ \t]*mbuild/([^ \t\r\n]*)[ \t]*(?:[\r\n]|\Z)", re.I)
 
 
 def opens_stages(data: bytes) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import Problem
 from mbuild.language.stages.expand import ExpansionError, expand
@@ -15,7 +15,7 @@ from mbuild.language.stages.quotes import OTHER_QUOTES, QUOTED_HINT
 if TYPE_CHECKING:
     from mbuild.language.stages.clauses import Word
 
-_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ARGUMENT = regex(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Scope:

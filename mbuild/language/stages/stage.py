@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import ModelfileError
+from mbuild.core.patterns import regex
 from mbuild.language.instructions import Instruction, Modelfile, Problem
 from mbuild.language.recipe import ModelChange, Recipe
 from mbuild.language.stages.values import ALL, Expectation, QuantizeLine, StageRecipe
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mbuild.language.span import Span
     from mbuild.language.stages.scope import Scope
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_NAME = regex(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
 @dataclass

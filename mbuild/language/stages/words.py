@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import FrozenValue, aside
 from mbuild.language.instructions import TYPES, Comment, From, Instruction, _Item, _Plain
 from mbuild.language.span import Span
 
-_NAMED = re.compile(r"(?s)((?:\$\{[^{}]*\}|(?!\$\{).)*?)[ \t]+[Aa][Ss][ \t]+(.+)")
+_NAMED = regex(r"(?s)((?:\$\{[^{}]*\}|(?!\$\{).)*?)[ \t]+[Aa][Ss][ \t]+(.+)")
 
 
 class Opening(_Item):

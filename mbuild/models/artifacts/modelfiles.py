@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import ModelfileError, StoreError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.language.quoting import quote
 from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
@@ -105,7 +105,7 @@ def origin_name(layer: Layer) -> str:
     return layer.origin if fits else ""
 
 
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FILE = regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def _as_exported(layer: Layer, files: Mapping[Digest, str]) -> Layer:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.core.names import DEFAULT_TAG
+from mbuild.core.patterns import regex
 from mbuild.store.contents import open_group
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
@@ -66,8 +67,8 @@ PLAIN = {"temperature": "temperature", "top_k": "topKSampling"}
 """Ollama's parameters and LM Studio's fields below ``llm.prediction.``; those of ``CHECKED`` have a
 tick beside their value."""
 
-_HEADER = re.compile(r"^\[[ \t]*([^\]\n]*?)[ \t]*\]", re.MULTILINE)
-_SPECIAL = re.compile(r"[;#\r\n]|^\s|\s$")
+_HEADER = regex(r"^\[[ \t]*([^\]\n]*?)[ \t]*\]", re.MULTILINE)
+_SPECIAL = regex(r"[;#\r\n]|^\s|\s$")
 
 
 def section_name(name: ModelName) -> str:

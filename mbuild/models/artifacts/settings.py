@@ -10,10 +10,10 @@ word, under ``ollama.*``, which no other program reads by itself.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import replace
 from mbuild.gguf.model import KV, MetadataEntry, Model
 from mbuild.gguf.types import ValueType
@@ -43,7 +43,7 @@ _STOP_KEYS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _TOKEN_KEYS = (*_STOP_KEYS, "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id")
 _SPECIAL = (3, 4)
 """Token types of control and user-defined tokens (llama.h)."""
-_ENDS = re.compile(r"end|eot|eom|eos|stop|^</")
+_ENDS = regex(r"end|eot|eom|eos|stop|^</")
 _INT32 = 1 << 31
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.models.artifacts.sharing import BLOCK
 from mbuild.store.copying import OpenFile
@@ -44,7 +45,7 @@ _COMPRESSED = {
     b"\xfd7zXZ": ("xz", "unxz"),
     b"BZh": ("bzip2", "bunzip2"),
 }
-_PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,6}) ")
+_PAX_LENGTH = regex(rb"([1-9][0-9]{0,6}) ")
 
 
 class Member(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mbuild import __version__
 from mbuild.build.history import History, modelfile_text
+from mbuild.core.patterns import regex
 from mbuild.core.units import human_size
 from mbuild.core.values import NamedTuple
 from mbuild.quant.choose.options import spelled
@@ -24,8 +25,8 @@ MARK = "<!-- mbuild push writes this card; without this line it leaves it alone 
 """By this line a card is known that may be replaced."""
 
 _MAX_LOCK = 16 << 20
-_PLAIN = re.compile(r"[A-Za-z][\w./-]*")
-_QUANT = re.compile(r"-((?:I?Q\d\w*|B?F16|F32|MXFP4\w*|TQ\d_\d))(?:-\d{5}-of-\d{5})?\.gguf$", re.I)
+_PLAIN = regex(r"[A-Za-z][\w./-]*")
+_QUANT = regex(r"-((?:I?Q\d\w*|B?F16|F32|MXFP4\w*|TQ\d_\d))(?:-\d{5}-of-\d{5})?\.gguf$", re.I)
 
 
 class CardOrigin(NamedTuple):

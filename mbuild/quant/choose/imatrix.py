@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import struct
 from collections.abc import Callable, Sequence
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.core.errors import FormatError, UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.values import FrozenValue, NamedTuple, replace
 from mbuild.gguf.cursor import Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
@@ -125,7 +125,7 @@ class Imatrix(NamedTuple):
         return replace(self, entries=moved, listed=len(kept))
 
 
-_IN_LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
+_IN_LAYER = regex(r"blk\.([0-9]{1,9})\.")
 
 
 def _moved(name: str, pruned: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.options import Quantization
@@ -22,7 +23,7 @@ _ROUNDS = 8
 APART = ("output.weight", "token_embd.weight")
 """Tensors that have options of their own."""
 
-_LAYER = re.compile(r"blk\.([0-9]+)\.(.+)", re.DOTALL)
+_LAYER = regex(r"blk\.([0-9]+)\.(.+)", re.DOTALL)
 
 
 class WantedTensor(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.units import parse_size
 from mbuild.core.values import NamedTuple
@@ -82,8 +83,8 @@ def file_type(text: str) -> FileType:
 _GUESSED = 1024
 """``LLAMA_FTYPE_GUESSED``: the number of a file that no file type describes."""
 
-_BITS = re.compile(r"(\d+(?:\.\d+)?)bpw", re.IGNORECASE)
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
+_BITS = regex(r"(\d+(?:\.\d+)?)bpw", re.IGNORECASE)
+_BYTES = regex(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
 
 
 def _sized(text: str) -> FileType | None:

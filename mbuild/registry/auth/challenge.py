@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_SCHEME = re.compile(_TOKEN)
-_PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)')
-_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*(?=\s*(?:,|$))")
-_BETWEEN = re.compile(r"[\s,]*")
+_SCHEME = regex(_TOKEN)
+_PARAMETER = regex(rf'({_TOKEN})\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)')
+_TOKEN68 = regex(r"[A-Za-z0-9\-._~+/]+=*(?=\s*(?:,|$))")
+_BETWEEN = regex(r"[\s,]*")
 _LONGEST = 8 << 10  # characters of the header that are looked at
 
 BASIC, BEARER = "basic", "bearer"

@@ -6,14 +6,14 @@ They get a word as argument and read standard input (docker-credential-helpers, 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from typing import Any
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.registry.auth.login import TOKEN_USER, Login
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = regex(r"[A-Za-z0-9_-]+")
 _SECONDS = 60.0  # a helper may ask its user for something
 _NOT_THERE = "credentials not found in native keychain"
 _SHOWN = 200  # characters of what a helper says

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import http.client
 import json
-import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from mbuild.core.errors import (
     RegistryError,
     UnreachableError,
 )
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -26,7 +26,7 @@ _MAX_ERROR = 64 << 10
 _SHOWN = 300  # characters of what a registry says
 _LONGEST_WAIT = 120.0
 
-_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
+_RATE_LIMIT = regex(r";\s*r=0\s*;\s*t=(\d+)")
 
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which the same request may go well."""

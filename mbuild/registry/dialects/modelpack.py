@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mbuild.core.errors import RegistryError
+from mbuild.core.patterns import regex
 from mbuild.registry.dialects.files import NamedLayer, PlainModel
 from mbuild.registry.dialects.roles import LEFT_OUT, PACKED, role_of_file
 from mbuild.store.media import GGUF, LICENSE, MEDIA_TYPES, MODEL
@@ -21,7 +22,7 @@ _PREFIX = "application/vnd.cncf.model."
 _WEIGHT = _PREFIX + "weight.v1.raw"
 _SETTINGS = _PREFIX + "weight.config.v1.raw"
 _DOC = _PREFIX + "doc.v1.raw"
-_TYPE = re.compile(re.escape(_PREFIX) + r"([a-z.]+)\.v\d+\.([a-z+]+)")
+_TYPE = regex(re.escape(_PREFIX) + r"([a-z.]+)\.v\d+\.([a-z+]+)")
 _HEAVY = frozenset({"tensor", "embed"})
 _KINDS = frozenset({"weight", "weight.config", "doc"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mbuild.core.patterns import regex
 from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
 
 CHAT = "chat template"
@@ -19,7 +20,7 @@ LEFT_OUT = ""
 PLAIN = frozenset({TEMPLATE, SYSTEM, PARAMS, MESSAGES})
 """Layers that are files of the same name."""
 
-_IS_LICENSE = re.compile(r"(licen[cs]e|copying|usage[_-]policy)([._-].*)?", re.IGNORECASE)
+_IS_LICENSE = regex(r"(licen[cs]e|copying|usage[_-]policy)([._-].*)?", re.IGNORECASE)
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".dduf")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+from mbuild.core.patterns import regex
+
+_COMMIT = regex(r"[0-9a-f]{40}")
 
 
 def cache_folder() -> Path:

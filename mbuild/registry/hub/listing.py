@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import RegistryError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 
 MAX_FILES = 100_000
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = regex(r"[0-9a-f]{40}")
 _LARGEST = 1 << 50  # bytes of a file
 
 

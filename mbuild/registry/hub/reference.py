@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from urllib.parse import unquote, urlsplit
 
 from mbuild.core.errors import UnreachableError, UsageError
 from mbuild.core.names import InvalidNameError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.registry.reference import HUB_HOSTS, ModelReference
 
@@ -15,14 +15,14 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 
 _PREFIXES = tuple(f"{host}/" for host in sorted(HUB_HOSTS))
-_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+_PART = regex(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 """An owner or a repository, as ``huggingface_hub.utils.validate_repo_id`` has it."""
 
 _TREES = ("tree", "commit")
 """What stands between a repository and a revision in the addresses of the Hub's pages."""
 
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,249}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = regex(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,249}")
+_COMMIT = regex(r"[0-9a-f]{40}")
 
 
 class HubReference(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
+from mbuild.core.patterns import regex
 from mbuild.registry.client.answers import AGAIN, check_plain, drained, later, read_into
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import Registry, pull_scope
@@ -39,7 +39,7 @@ _DIGESTED = 1 << 20  # bytes after which the digest follows
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """What storage answers to an address that was good for some minutes only."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_CONTENT_RANGE = regex(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 class Download:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
+from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.registry.client.answers import AGAIN, drained, later, refusal
 from mbuild.registry.client.attempts import Attempts
@@ -44,7 +44,7 @@ PART = 64 << 20
 _LEAST_PART = 1 << 20
 _PREFIX = "push-"
 _MAX_RECORD = 64 << 10
-_RANGE = re.compile(r"(?:bytes=)?(\d+)-(\d+)")
+_RANGE = regex(r"(?:bytes=)?(\d+)-(\d+)")
 _UPLOAD_GONE = frozenset({404, 410})
 _TOO_LARGE = frozenset({413, 416})
 _NO_PARTS = frozenset({404, 405, 501})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.history import BuildRecord, modelfile_text
+from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -17,7 +18,7 @@ Scrub = Callable[[str], str]
 _FOLDERS = ("folder", "directory", "place")
 """Fields of a record that are nothing but a place on the disk."""
 
-_PATH = re.compile(
+_PATH = regex(
     r"""(?<![^\s'"(=,;:\[@])                  # where a word begins
     (?:[A-Za-z]:[\\/]|~/|\\\\|/(?!/|api/|v1/|v2/))  # an absolute path, no URL, none of the API's
     [^\s'"()<>,;:]*[\\/]                    # its folders
@@ -27,7 +28,7 @@ _PATH = re.compile(
 _ELSEWHERE = "\N{HORIZONTAL ELLIPSIS}/"
 """Stands for the folders before a name."""
 
-_NAMING = re.compile(r"\s*(?:FROM|ADAPTER|DRAFT|MERGE|INCLUDE|ARG|QUANTIZE|CHECK)\b", re.I)
+_NAMING = regex(r"\s*(?:FROM|ADAPTER|DRAFT|MERGE|INCLUDE|ARG|QUANTIZE|CHECK)\b", re.I)
 """Lines of a Modelfile in which paths can stand."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mbuild.core.patterns import regex
 from mbuild.view.picture.model import MEANINGS, Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.text import one_line
 
@@ -25,12 +26,12 @@ _STYLES: dict[NodeLook, tuple[str, str]] = {
 }
 """A class for each look; colours of text and boxes stay those of the reader's theme."""
 
-_SPECIAL = re.compile(
+_SPECIAL = regex(
     r"[\x00-\x1f\"#$%&'*:;<>@\[\\\]^`{|}~]"  # quotes, shapes, entities, icons, emphasis, code
     r"|(?<![A-Za-z0-9])[-+_.=]|[-+_.=](?![A-Za-z0-9])"  # bullets, rules, numbered lists
 )
 
-_COMMANDS = re.compile(r"(?<=\\)(?=n)|(?<=\$)(?=\$)|(?<=fa)(?=[a-z]?:)")
+_COMMANDS = regex(r"(?<=\\)(?=n)|(?<=\$)(?=\$)|(?<=fa)(?=[a-z]?:)")
 _JOINER = "\N{WORD JOINER}"
 """Of no width, it keeps apart what would be read together."""
 

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from mbuild.core.patterns import regex
+
 _WIDTHS: tuple[tuple[str, float], ...] = (
     ("'|ijl", 0.32),
     (" !,./:;I[\\]ft", 0.41),
@@ -18,7 +20,7 @@ _OF = {char: width for chars, width in _WIDTHS for char in chars}
 _OTHER = 0.68
 """Widths as parts of the font's size, in the widest of the usual sans-serif fonts (DejaVu Sans)."""
 
-_BAD = re.compile(
+_BAD = regex(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
 )
 """What XML forbids, what is no text, and what turns the direction of the text around it."""
