@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import gguf
@@ -22,6 +24,7 @@ from mbuild.convert.read.integers import as_blocks, lost
 from mbuild.convert.read.joining import stack
 from mbuild.convert.read.kept import CannotKeep, Factors, KeptWeight, can_stay, kept_types
 from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.read.methods import READERS
 from mbuild.convert.read.modelopt import activations, with_quant_file
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -666,3 +669,29 @@ def test_a_weight_in_parts_reads_every_byte_once(
         tensors, 1
     )
     assert made.tobytes() == np.ascontiguousarray(weight.load()).tobytes()
+
+
+ONE_LOADS_NONE = """
+import sys
+from mbuild.convert.read.dequantize import dequantize
+tensors = {"x": None}
+assert dequantize({}, tensors) is tensors
+assert "mbuild.convert.read.methods" not in sys.modules
+"""
+
+
+def test_what_is_not_quantized_loads_no_reader() -> None:
+    """The tensors come back as they are, and a first build is not kept waiting."""
+    done = subprocess.run([sys.executable, "-c", ONE_LOADS_NONE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("method", READERS)
+def test_a_reader_lets_pass_what_has_no_parts(method: str) -> None:
+    """Layers that were left out of a quantization stay as they are stored."""
+    tensors = {"model.norm.weight": stored(np.ones(4, np.float32), DType.F32)}
+    config = {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}
+    made = dequantize(config, tensors)
+    assert {name: item.load().tolist() for name, item in made.items()} == {
+        "model.norm.weight": [1.0] * 4
+    }
