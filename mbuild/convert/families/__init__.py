@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.core.errors import UnsupportedError
+from mbuild.core.modules import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 @cache
 def _modules() -> tuple[str, ...]:
-    return tuple(sorted(module.name for module in iter_modules(__path__)))
+    return tuple(names_in(__path__[0]))
 
 
 def rows(like: str = "") -> Iterator[Family]:

@@ -6,8 +6,9 @@ A new kind is a new row in a module of its maker's, or a new module: nothing els
 from __future__ import annotations
 
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
+
+from mbuild.core.modules import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def rows() -> Iterator[Projector]:
     """All rows."""
-    for module in sorted(module.name for module in iter_modules(__path__)):
+    for module in names_in(__path__[0]):
         yield from import_module(f"{__name__}.{module}").ROWS
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
+
+from mbuild.core.modules import names_in
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @cache
 def modules() -> tuple[ModuleType, ...]:
     """All modules here."""
-    names = sorted(module.name for module in iter_modules(__path__))
+    names = names_in(__path__[0])
     return tuple(import_module(f"{__name__}.{name}") for name in names)
 
 
