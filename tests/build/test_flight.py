@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from fakes_store import MemoryStore
 from shared_storages import clean_environment, storage
 
 import mbuild as api
-from mbuild.build.steps.flight import flight_of
+from mbuild.build.steps import flight
+from mbuild.build.steps.flight import PieceFlight, flight_of
 from mbuild.build.steps.ranges import RangeCache
 from mbuild.shared.cache import TeamCache
 
@@ -203,6 +205,44 @@ def test_who_can_be_told_of_others(tmp_path: Path) -> None:
     ):
         cache = TeamCache([] if writes else [place], place if writes else None, store.blobs)
         store.shared = cache
-        flight = flight_of(RangeCache(store, origin), store.blobs)
-        assert (flight is not None) is told
+        found = flight_of(RangeCache(store, origin), store.blobs)
+        assert (found is not None) is told
         cache.close()
+
+
+def a_flight(tmp_path: Path, name: str, place: MemoryStorage) -> tuple[PieceFlight, TeamCache]:
+    """A job on a storage, with a store of its own."""
+    store = MemoryStore(tmp_path / name)
+    cache = TeamCache([], place, store.blobs)
+    store.shared = cache
+    found = flight_of(RangeCache(store, {"gguf": "x"}), store.blobs)
+    assert found is not None
+    return found, cache
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_job_waits_for_one_that_sends_what_it_had(
+    sends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes within reason; for one that does not see it, a moment."""
+    monkeypatch.setattr(flight, "_NOTICE_SECONDS", 0.3)
+    place = MemoryStorage()
+    first, sending = a_flight(tmp_path, "first", place)
+    second, _ = a_flight(tmp_path, "second", place)
+    leases = [sending.take(first._names[name]) for name in ("room", "joined")[: 1 + sends]]
+    begun = threading.Event()
+
+    def run() -> None:
+        with second.present(lambda: None):
+            begun.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(1.5) is not sends
+    leases.append(sending.take(first._names["ready"]))
+    assert begun.wait(30)
+    thread.join()
+    for lease in leases:
+        assert lease is not None
+        lease.release()
+    sending.close()

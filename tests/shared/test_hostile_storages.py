@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import http.server
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -280,8 +279,8 @@ def test_a_folder_that_is_removed_in_the_middle(
     def removing(self: FolderStorage, *arguments: object) -> None:
         nonlocal count
         count += 1
-        if count == moment:
-            shutil.rmtree(tmp_path / "cache")
+        if count == moment:  # in one step: others go on writing meanwhile
+            (tmp_path / "cache").rename(tmp_path / "removed")
         write(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:

@@ -5,9 +5,9 @@ common. A job that is alone makes its ranges without asking, and sends nothing b
 finished layer. When another one comes both ask before each range, send it as soon as it is
 made, and wait for what the other one makes. What the first had made until then it sends at once.
 
-Three leases tell them of each other: ``room`` is held by the first job of a source, ``guest`` by
-another one that has come, ``ready`` by the first once it has sent what it had. As everywhere a
-lease that is lost costs work and no wrong byte.
+Four leases tell them of each other: ``room`` is held by the first job of a source, ``guest`` by
+another one that has come, ``joined`` by the first once it has seen that, ``ready`` once it has sent
+what it had. As everywhere a lease that is lost costs work and no wrong byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.5  # between two looks whether another job has come
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0  # between two looks for a range that another job makes
-_READY_SECONDS = 5.0  # what the first job may take to send what it has made
+_NOTICE_SECONDS = 5.0  # what the first job may take to see that another one has come
+_READY_SECONDS = 60.0  # and to send what it has made; on a slow line it is made again instead
 
 
 def made_once(
@@ -99,7 +100,7 @@ class PieceFlight:
         self._blobs = blobs
         self._names = {
             what: hashlib.sha256(f"{what} {source}".encode()).hexdigest()
-            for what in ("room", "guest", "ready")
+            for what in ("room", "guest", "joined", "ready")
         }
         self._lock = threading.Lock()
         self._together = False
@@ -158,10 +159,14 @@ class PieceFlight:
 
     def _wait_until_ready(self, check: Callable[[], object]) -> None:
         """Give the first job a moment to notice, and to send what it has."""
-        end = time.monotonic() + _READY_SECONDS
-        room, ready = self._names["room"], self._names["ready"]
-        while time.monotonic() < end and self._shared.held(room) is not None:
-            if self._shared.held(ready) is not None:
+        start, noticed = time.monotonic(), False
+        room = LeaseWait(self._shared, self._names["room"])
+        while room.is_held():
+            if self._shared.held(self._names["ready"]) is not None:
+                return
+            noticed = noticed or self._shared.held(self._names["joined"]) is not None
+            limit = _READY_SECONDS if noticed else _NOTICE_SECONDS
+            if time.monotonic() - start > limit:
                 return
             check()
             time.sleep(_FIRST_WAIT)
@@ -185,6 +190,7 @@ class PieceFlight:
 
     def _join(self, cancel: Cancel) -> None:
         """From now on ask before each range; send what there is."""
+        self._hold(self._shared.take(self._names["joined"]))
         with self._lock:
             self._together = True
             self._leases = dict(self._shared.take_many(self._unwritten))
