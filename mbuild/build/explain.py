@@ -95,7 +95,8 @@ def match(new: Sequence[DescribedStep], old: Sequence[DescribedStep]) -> list[De
     return found
 
 
-_WEIGHTS = frozenset(name for name, kind in KINDS.items() if kind.makes_weights)
+def _makes_weights(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].makes_weights
 
 
 def _same_key(a: DescribedStep, b: DescribedStep) -> bool:
@@ -107,7 +108,7 @@ def _same_place(a: DescribedStep, b: DescribedStep) -> bool:
 
 
 def _same_kind(a: DescribedStep, b: DescribedStep) -> bool:
-    return a.kind == b.kind or {a.kind, b.kind} <= _WEIGHTS
+    return a.kind == b.kind or (_makes_weights(a.kind) and _makes_weights(b.kind))
 
 
 def changes(
@@ -156,10 +157,11 @@ def _other_source(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
     """
     before, after = ({source["kind"] for source in each["inputs"]} for each in (old, new))
     gone, added = before - after, after - before
-    if added == {ReadHeader.kind} and len(gone & _WEIGHTS) == 1:
-        return next(iter(gone & _WEIGHTS)), ReadHeader.kind
-    if gone == {ReadHeader.kind} and len(added & _WEIGHTS) == 1:
-        return ReadHeader.kind, next(iter(added & _WEIGHTS))
+    made, makes = (list(filter(_makes_weights, kinds)) for kinds in (gone, added))
+    if added == {ReadHeader.kind} and len(made) == 1:
+        return made[0], ReadHeader.kind
+    if gone == {ReadHeader.kind} and len(makes) == 1:
+        return ReadHeader.kind, makes[0]
     return None
 
 
@@ -174,8 +176,8 @@ _Leaves = dict[tuple[str, ...], Any]
 
 def _one_weights(old: _Leaves, new: _Leaves) -> tuple[_Leaves, _Leaves]:
     """The same leaves; weights that another kind of step makes now are one input, not two."""
-    gone = [path for path in old if path not in new and path[-1] in _WEIGHTS]
-    added = [path for path in new if path not in old and path[-1] in _WEIGHTS]
+    gone = [path for path in old if path not in new and _makes_weights(path[-1])]
+    added = [path for path in new if path not in old and _makes_weights(path[-1])]
     if len(gone) != 1 or len(added) != 1:
         return old, new
     both = ("inputs", "weights")

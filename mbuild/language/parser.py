@@ -25,7 +25,6 @@ from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
 from mbuild.core.patterns import regex
 from mbuild.core.values import replace
-from mbuild.language.diagnosis import describe, meant_instruction, value_ended
 from mbuild.language.foreign import HEAD, recognise
 from mbuild.language.instructions import TYPES, Comment, From, Modelfile, Problem, Severity
 from mbuild.language.meaning import validate
@@ -329,8 +328,11 @@ class _Reader:
                     self._stop(start)
                     self.found.meant_from = True  # the rest was not looked at
                     return self.found
-        meant = (meant_instruction(self.shape, line) for line in broken)
-        self.found.meant_from = From.word in meant
+        if broken:
+            from mbuild.language.diagnosis import meant_instruction
+
+            meant = (meant_instruction(self.shape, line) for line in broken)
+            self.found.meant_from = From.word in meant
         return self.found
 
     def _after_value(self, problem: Problem, offset: int, broken: list[int]) -> Problem:
@@ -344,6 +346,8 @@ class _Reader:
             return problem
         following = self.dialect.resume.search(self.shape, offset + 1)
         region = self.shape[broken[-1] : following.start() if following else len(self.shape)]
+        from mbuild.language.diagnosis import value_ended
+
         hint = value_ended(self.shape, last, where.line, region, problem.suggestion)
         return replace(problem, suggestion=hint, edit=None) if hint else problem
 
@@ -390,6 +394,8 @@ class _Reader:
     def _problem(self, offset: int, error: UnexpectedInput) -> Problem:
         allowed = getattr(error, "allowed", None) or getattr(error, "expected", ())
         expected = cast("set[str]", allowed)
+        from mbuild.language.diagnosis import describe  # and what is known of spellings
+
         found = describe(self.text, self.shape, offset, expected, self.dialect.types)
         span = self._span(found.start, found.end, found.start)
         problem = Problem(found.message, span, Severity.ERROR, found.code, found.suggestion)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from mbuild.build.history import BuildRecord
 from mbuild.build.pins import inputs as locked_inputs
 from mbuild.build.provenance.machine import machine_class
-from mbuild.build.provenance.secrets import withheld
 from mbuild.build.request import BuildRequest, Posted, Script
 from mbuild.build.sources.values import (
     README,
@@ -163,6 +162,10 @@ def shown_request(request: BuildRequest) -> dict[str, Any]:
 
 def _arguments(given: Mapping[str, str]) -> dict[str, Any]:
     """Values of arguments, and the names of those whose values are nobody's business."""
+    if not given:
+        return {}
+    from mbuild.build.provenance.secrets import withheld
+
     kept = sorted(name for name, value in given.items() if withheld(name, value))
     said = {name: given[name] for name in sorted(given) if name not in kept}
     return {**({"arguments": said} if said else {}), **({"withheld": kept} if kept else {})}

@@ -1,53 +1,60 @@
-"""The table of the kinds of steps, which loads all of them: a plan loads those that it has."""
+"""The table of the kinds of steps; each is loaded when it is asked for, as most builds have few."""
 
 from __future__ import annotations
 
-from mbuild.build.graph import BaseStep
-from mbuild.build.steps.changed import ChangeWeights
-from mbuild.build.steps.checking import CheckModel
-from mbuild.build.steps.checkpoint import ConvertCheckpoint, ConvertProjector
-from mbuild.build.steps.choosing import ChooseTypes
-from mbuild.build.steps.config import MakeConfig
-from mbuild.build.steps.errors import CompareTensors
-from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF
-from mbuild.build.steps.header import ReadHeader
-from mbuild.build.steps.importances import MakeImatrix
-from mbuild.build.steps.layers import MergeParameters, PutLayer
-from mbuild.build.steps.manifest import AssembleManifest
-from mbuild.build.steps.measuring import AskModel, MeasureModel
-from mbuild.build.steps.pull import Pull
-from mbuild.build.steps.quantize import Quantize
-from mbuild.build.steps.shards import KeepShards, SplitWeights
-from mbuild.build.steps.template import DetectTemplate
-from mbuild.build.steps.unquantized import Unquantized
-from mbuild.build.steps.weights import ConvertAdapter
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-KINDS: dict[str, type[BaseStep]] = {
-    "ask": AskModel,
-    "change": ChangeWeights,
-    "check": CheckModel,
-    "choose": ChooseTypes,
-    "compare": CompareTensors,
-    "config": MakeConfig,
-    "convert": ConvertCheckpoint,
-    "convert-adapter": ConvertAdapter,
-    "convert-projector": ConvertProjector,
-    "detect-template": DetectTemplate,
-    "header": ReadHeader,
-    "imatrix": MakeImatrix,
-    "import": ImportGGUF,
-    "keep-shards": KeepShards,
-    "license": PutLayer,
-    "manifest": AssembleManifest,
-    "measure": MeasureModel,
-    "merge": MergeGGUF,
-    "messages": PutLayer,
-    "params": MergeParameters,
-    "pull": Pull,
-    "quantize": Quantize,
-    "split": SplitWeights,
-    "system": PutLayer,
-    "template": PutLayer,
-    "unquantized": Unquantized,
+if TYPE_CHECKING:
+    from mbuild.build.graph import BaseStep
+
+_PLACES = {
+    "ask": "measuring.AskModel",
+    "change": "changed.ChangeWeights",
+    "check": "checking.CheckModel",
+    "choose": "choosing.ChooseTypes",
+    "compare": "errors.CompareTensors",
+    "config": "config.MakeConfig",
+    "convert": "checkpoint.ConvertCheckpoint",
+    "convert-adapter": "weights.ConvertAdapter",
+    "convert-projector": "checkpoint.ConvertProjector",
+    "detect-template": "template.DetectTemplate",
+    "header": "header.ReadHeader",
+    "imatrix": "importances.MakeImatrix",
+    "import": "gguf.ImportGGUF",
+    "keep-shards": "shards.KeepShards",
+    "license": "layers.PutLayer",
+    "manifest": "manifest.AssembleManifest",
+    "measure": "measuring.MeasureModel",
+    "merge": "gguf.MergeGGUF",
+    "messages": "layers.PutLayer",
+    "params": "layers.MergeParameters",
+    "pull": "pull.Pull",
+    "quantize": "quantize.Quantize",
+    "split": "shards.SplitWeights",
+    "system": "layers.PutLayer",
+    "template": "layers.PutLayer",
+    "unquantized": "unquantized.Unquantized",
 }
+"""The module here and the class of each kind."""
+
+
+class _Kinds(Mapping[str, "type[BaseStep]"]):
+    def __getitem__(self, name: str) -> type[BaseStep]:
+        module, _, kind = _PLACES[name].partition(".")
+        found: type[BaseStep] = getattr(import_module(f"mbuild.build.steps.{module}"), kind)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in _PLACES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+KINDS: Mapping[str, type[BaseStep]] = _Kinds()
 """Every kind of step by its name, as keys, the log and explanations have it."""
