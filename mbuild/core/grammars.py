@@ -2,36 +2,25 @@
 
 To make the tables of a grammar takes 20 to 60 ms, to read them 1 ms. So the wheel for Linux
 carries those of its own Lark and Python (``release/tables.py``), and each user's machine keeps
-others beside the compiled kernels (:mod:`mbuild.core.owned`), behind a digest and under a
-name that tells the grammar, the options, and the versions of Lark and Python.
+others (:mod:`mbuild.core.kept_table`), under a name that tells the grammar, the options, and the
+versions of Lark and Python.
 """
 
 from __future__ import annotations
 
 import hashlib
-import marshal
 import sys
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.errors import UsageError
-from mbuild.core.owned import kept_folder, read_own, write_own
+from mbuild.core.kept_table import KeptTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from lark import Lark
-
-CARRIED = Path(__file__).with_name("tables")
-"""The tables that came with mbuild; a checkout has none."""
-
-_DIGEST = hashlib.sha256().digest_size
-
-_FORMAT = 2
-"""The version of marshal's format in which equal tables are equal bytes: later ones tell how often
-an object is used."""
 
 _SHIFT = 0
 """How Lark's tables call the action that goes on to another state."""
@@ -65,9 +54,9 @@ def parser(*names: str, **options: Any) -> Lark:
 
     options = {"parser": "lalr", "maybe_placeholders": False, **options}
     text = "\n".join(map(grammar_text, names))
-    place = _Place.of(text, options)
+    kept = KeptTable("grammars", _key(text, options))
     with suppress(Exception):  # a Lark that reads tables in another way makes them again
-        tables = place.read()
+        tables = kept.read()
         if tables is not None:
             again = {name: options[name] for name in _AGAIN if name in options}
             # What Lark's own generator of parsers calls: its public load() takes no transformer.
@@ -76,61 +65,31 @@ def parser(*names: str, **options: Any) -> Lark:
     with _LOCK:
         made = Lark(text, **options)
     with suppress(LookupError, TypeError):  # of a Lark whose tables have another form
-        place.keep(made)
+        kept.keep(_tables(made))
     return made
 
 
-class _Place:
-    """Where the tables of one grammar are kept."""
+def _key(text: str, options: dict[str, Any]) -> bytes:
+    """A digest of a grammar's text and options, and of what makes tables of them."""
+    import lark
 
-    def __init__(self, folder: Path | None, key: bytes) -> None:
-        self._folder, self._key = folder, key
-        self._name = f"{key.hex()[:32]}.tables"
+    plain = sorted((k, repr(v)) for k, v in options.items() if k not in _OBJECTS)
+    accepted = tuple(getattr(options.get("postlex"), "always_accept", ()))
+    made_by = (lark.__version__, sys.implementation.cache_tag)
+    return hashlib.sha256(repr((text, plain, accepted, made_by)).encode()).digest()
 
-    @classmethod
-    def of(cls, text: str, options: dict[str, Any]) -> _Place:
-        """The place for a grammar's text and options; none where no home directory is known."""
-        import lark
 
-        plain = sorted((k, repr(v)) for k, v in options.items() if k not in _OBJECTS)
-        accepted = tuple(getattr(options.get("postlex"), "always_accept", ()))
-        made_by = (lark.__version__, sys.implementation.cache_tag)
-        key = hashlib.sha256(repr((text, plain, accepted, made_by)).encode()).digest()
-        with suppress(RuntimeError, UsageError):
-            return cls(kept_folder("grammars"), key)
-        return cls(None, key)
+def _tables(made: Lark) -> tuple[Any, Any]:
+    """The tables of a parser, as plain values."""
+    from lark.grammar import Rule
+    from lark.lexer import TerminalDef
 
-    def read(self) -> tuple[Any, Any] | None:
-        """The tables, as :meth:`keep` was given them; None where there are none that are sound."""
-        for content in self._contents():
-            if self._digest(content[_DIGEST:]) == content[:_DIGEST]:
-                data, memo = marshal.loads(content[_DIGEST:])
-                return data, memo
-        return None
-
-    def _contents(self) -> Iterator[bytes]:
-        """What may be the tables: those that came with mbuild, then those of this user."""
-        with suppress(OSError):
-            yield (CARRIED / self._name).read_bytes()
-        if self._folder and (kept := read_own(self._folder, self._name)):
-            yield kept
-
-    def keep(self, made: Lark) -> None:
-        """Keep the tables of a parser, where that can be done."""
-        from lark.grammar import Rule
-        from lark.lexer import TerminalDef
-
-        data, memo = made.memo_serialize([TerminalDef, Rule])
-        for name in _AGAIN:
-            data["options"].pop(name, None)
-        data["parser"]["lexer_conf"]["g_regex_flags"] = 0  # an object; Lark is given it again
-        _put_in_order(data["parser"]["parser"])
-        content = marshal.dumps((data, memo), _FORMAT)
-        if self._folder:
-            write_own(self._folder, self._name, self._digest(content) + content)
-
-    def _digest(self, content: bytes) -> bytes:
-        return hashlib.sha256(self._key + content).digest()
+    data, memo = made.memo_serialize([TerminalDef, Rule])
+    for name in _AGAIN:
+        data["options"].pop(name, None)
+    data["parser"]["lexer_conf"]["g_regex_flags"] = 0  # an object; Lark is given it again
+    _put_in_order(data["parser"]["parser"])
+    return data, memo
 
 
 def _put_in_order(table: dict[str, Any]) -> None:

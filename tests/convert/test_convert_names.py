@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 from hyper_parameters import hyper
 
 from mbuild.convert.families import find
-from mbuild.convert.rows import names, nextn
+from mbuild.convert.rows import names, nextn, synonyms
 from mbuild.convert.rows.hyper import main_layers
 from mbuild.core.errors import UnsupportedError
+
+ENDINGS = (".weight", ".bias")
 
 
 def test_what_the_package_lacks_has_ggufs_name() -> None:
@@ -39,7 +43,7 @@ def test_every_name_of_ours_has_a_place_in_some_family(name: str) -> None:
 def test_an_architecture_that_the_package_lacks_has_the_tensors_of_its_layout() -> None:
     """Synonyms of all architectures, as far as the layout has a place for the tensor."""
     row = find("HYV3ForCausalLM")
-    assert names.synonyms(row.gguf, 2) is None
+    assert synonyms.synonyms(row.gguf, 2) is None
     name_of = names.name_map(hyper(row.gguf), row)
     assert name_of("model.layers.1.self_attn.q_proj.weight") == "blk.1.attn_q.weight"
     assert name_of("model.embed_tokens.weight") == "token_embd.weight"
@@ -47,16 +51,47 @@ def test_an_architecture_that_the_package_lacks_has_the_tensors_of_its_layout() 
         name_of("model.layers.1.self_attn.sinks.weight")
 
 
-def test_one_architectures_names_do_not_stay_for_the_next() -> None:
-    """The package changes its shared table for some architectures; a server builds many."""
-    name = "model.layers.0.post_attention_layernorm.weight"
-    before = names.synonyms("llama", 1)
-    arctic = names.synonyms("arctic", 1)
-    after = names.synonyms("llama", 1)
-    assert before and arctic and after
-    assert arctic.get_name(name, (".weight",)) == "blk.0.ffn_norm_exps.weight"
-    assert before.get_name(name, (".weight",)) == "blk.0.ffn_norm.weight"
-    assert after.get_name(name, (".weight",)) == "blk.0.ffn_norm.weight"
+@pytest.mark.parametrize("blocks", [0, 1, 12])
+@pytest.mark.parametrize("arch", MODEL_ARCH_NAMES, ids=MODEL_ARCH_NAMES.get)
+def test_names_are_the_packages(
+    arch: MODEL_ARCH, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every synonym that its table of an architecture has for so many layers, and no other.
+
+    The package writes what is special for one architecture into a table that all later ones
+    start from, so each gets a copy here.
+    """
+    shared = dict(TensorNameMap.block_mappings_cfg)
+    monkeypatch.setattr(TensorNameMap, "block_mappings_cfg", shared)
+    theirs = get_tensor_name_map(arch, blocks)
+    ours = synonyms.synonyms(MODEL_ARCH_NAMES[arch], blocks)
+    assert ours is not None
+    expected: dict[str, set[str]] = {}
+    for synonym, (_, name) in theirs.mapping.items():
+        assert ours.find(synonym) == name
+        for ending in (".weight", ".bias", ".scale"):
+            full = synonym + ending
+            assert ours.find(full, ENDINGS) == theirs.get_name(full, ENDINGS)
+        for number in ("12", "012", "-1", "99999999"):
+            other = re.sub(r"\d+", number, synonym)
+            assert ours.find(other) == theirs.get_name(other), other
+        if synonym != name:
+            expected.setdefault(name, set()).add(synonym)
+    for name, said in list(expected.items())[:: 1 + blocks]:
+        assert set(ours.synonyms(name)) == said
+
+
+def test_the_table_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made once for a user and a version of the package; a damaged one is made again."""
+    monkeypatch.setenv("MBUILD_HOME", str(tmp_path))
+    made = synonyms.made_of_package()
+    assert synonyms._kept.__wrapped__() == made
+    (kept,) = (tmp_path / "names").iterdir()
+    monkeypatch.setattr(synonyms, "made_of_package", lambda: pytest.fail("it is made again"))
+    assert synonyms._kept.__wrapped__() == made
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        synonyms._kept.__wrapped__()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from lark import Lark
 
-from mbuild.core import grammars
+from mbuild.core import grammars, kept_table
 from mbuild.core.errors import MbuildError
+from mbuild.core.kept_table import KeptTable
 from mbuild.language import parser
 from mbuild.templates import gotemplate
 
@@ -32,13 +33,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What was made of a grammar's text."""
     found: list[object] = []
-    keep = grammars._Place.keep
+    keep = KeptTable.keep
 
-    def note(self: grammars._Place, made: object) -> None:
+    def note(self: KeptTable, made: object) -> None:
         found.append(made)
-        keep(self, made)  # type: ignore[arg-type]
+        keep(self, made)
 
-    monkeypatch.setattr(grammars._Place, "keep", note)
+    monkeypatch.setattr(KeptTable, "keep", note)
     return found
 
 
@@ -89,8 +90,8 @@ def test_tables_that_came_with_mbuild_are_read(
     """As the wheel for Linux has them: nothing is made then, and nothing kept."""
     carried = tmp_path / "carried"
     subprocess.run([sys.executable, ROOT / "release/tables.py", carried], check=True)
-    assert len([*carried.iterdir()]) == 4
-    monkeypatch.setattr(grammars, "CARRIED", carried)
+    assert len([*carried.iterdir()]) == 5
+    monkeypatch.setattr(kept_table, "CARRIED", carried)
     _results()
     assert not made and not folder.exists()
     for path in carried.iterdir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mbuild.convert.rows.names import synonyms
+from mbuild.convert.rows.synonyms import synonyms
 from mbuild.core.patterns import regex
 
 _QUOTED = regex(r"tensor '([^']+)'$")
@@ -50,7 +50,7 @@ class Origins:
             return ""
         base, _, suffix = name.rpartition(".")
         sources = [_source_name(origin) for origin in self._origins.values()]
-        names = [n for n, found in table.mapping.items() if found[1] == base and n != base]
+        names = list(table.synonyms(base))
         if not names:
             return ""
         words = {word for source in sources for word in _words(source)}

@@ -10,7 +10,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mbuild.convert.rows.names import package_tables, published
+from mbuild.convert.rows.names import package_tables
+from mbuild.convert.rows.synonyms import published
 from mbuild.core.patterns import regex
 
 if TYPE_CHECKING:

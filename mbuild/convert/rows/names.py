@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from threading import Lock
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.rows.synonyms import of_places, published, synonyms
 from mbuild.core.errors import UnsupportedError
 from mbuild.core.patterns import regex
 
@@ -17,15 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from gguf import TensorNameMap
-
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.row import Family
 
 _BLOCK = regex(r"^blk\.\d+\.")
 _LAYER = regex(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
 _SUFFIXES = (".weight", ".bias")
-_TABLE = Lock()
 
 LAYER_NAMES = {
     "eh_proj": "nextn.eh_proj",
@@ -101,55 +93,18 @@ def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
     return name_of
 
 
-def synonyms(arch: str, blocks: int) -> TensorNameMap | None:
-    """The ``gguf`` package's table of an architecture, None where it does not know it.
-
-    The package writes what is special for one architecture into a table that all later ones
-    start from, so that is put back.
-    """
-    constants, tables = published("constants"), published("tensor_mapping")
-    known = {name: arch for arch, name in constants.MODEL_ARCH_NAMES.items()}
-    if arch not in known:
-        return None
-    with _TABLE:
-        shared = tables.TensorNameMap.block_mappings_cfg
-        before = dict(shared)
-        try:
-            made: TensorNameMap = tables.get_tensor_name_map(known[arch], blocks)
-            return made
-        finally:
-            shared.clear()
-            shared.update(before)
-
-
-@cache
-def published(module: str) -> Any:
-    """A module of the ``gguf`` package, without the rest of it: that loads YAML and more.
-
-    The package's own file runs all of its modules, which takes five times as long as its tables.
-    """
-    place = find_spec("gguf")
-    if place is None:
-        raise ModuleNotFoundError("gguf is not installed", name="gguf")
-    package = ModuleType("mbuild_gguf")
-    package.__path__ = list(place.submodule_search_locations or ())
-    sys.modules.setdefault(package.__name__, package)
-    return import_module(f"{package.__name__}.{module}")
-
-
 def package_tables() -> tuple[dict[Any, tuple[str, ...]], dict[Any, tuple[str, ...]]]:
     """The ``gguf`` package's synonyms of all tensors: those outside the layers, those of layers."""
-    with _TABLE:
-        table = published("tensor_mapping").TensorNameMap
-        return dict(table.mappings_cfg), dict(table.block_mappings_cfg)
+    table = published("tensor_mapping").TensorNameMap
+    return dict(table.mappings_cfg), dict(table.block_mappings_cfg)
 
 
 def _finder(hp: Hyper, row: Family) -> Callable[[str], str | None]:
-    table = synonyms(hp.arch, hp.blocks) or _from_places(row, hp.blocks)
+    table = synonyms(hp.arch, hp.blocks) or of_places(row.layout.names, hp.blocks)
     own = dict(_own(row, hp.blocks))
 
     def find(name: str) -> str | None:
-        return table.get_name(name, try_suffixes=_SUFFIXES) or own.get(name)
+        return table.find(name, _SUFFIXES) or own.get(name)
 
     return find
 
@@ -161,25 +116,3 @@ def _own(row: Family, blocks: int) -> Iterator[tuple[str, str]]:
             if f"{name}{after}" in row.layout.names:
                 for layer in range(blocks):
                     yield f"model.layers.{layer}.{source}{before}", f"blk.{layer}.{name}{after}"
-
-
-def _from_places(row: Family, blocks: int) -> TensorNameMap:
-    """The table of an architecture that the package does not have: its synonyms of all tensors
-    for which the layout has a place."""
-    constants, tables = published("constants"), published("tensor_mapping")
-    table: TensorNameMap = tables.get_tensor_name_map(constants.MODEL_ARCH.LLAMA, 0)
-    table.mapping = {}
-    places = {name.removesuffix(".weight").removesuffix(".bias") for name in row.layout.names}
-    everywhere = (
-        (table.mappings_cfg, range(1), ""),
-        (table.block_mappings_cfg, range(blocks), "blk.{bid}."),
-    )
-    for synonyms, layers, prefix in everywhere:
-        for tensor, names in synonyms.items():
-            name = constants.TENSOR_NAMES[tensor]
-            if name.removeprefix(prefix) not in places:
-                continue
-            for layer in layers:
-                found = (tensor, name.format(bid=layer))
-                table.mapping |= {n.format(bid=layer): found for n in (name, *names)}
-    return table
