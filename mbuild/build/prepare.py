@@ -21,7 +21,7 @@ from mbuild.core.errors import (
     SourceError,
     UsageError,
 )
-from mbuild.core.values import NamedTuple
+from mbuild.core.values import NamedTuple, replace
 from mbuild.language.recipe import RECIPE_VERSION, ModelChange, Recipe, Reference
 from mbuild.language.span import Span
 from mbuild.store.records import POSTED, RECIPE
@@ -342,15 +342,13 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
         return error
     problem = located(error.problem)
     if isinstance(error, NameNotFoundError) and problem.span:
-        import dataclasses
-
         from mbuild.core.suggest import did_you_mean
         from mbuild.lint.remedies import stage_meant
 
         if stage := stage_meant(text[problem.span.value : problem.span.end], text):
             hint = did_you_mean([f"the stage {stage}"])
             error = NameNotFoundError(error.message, hint=hint)
-            problem = dataclasses.replace(problem, suggestion=hint)
+            problem = replace(problem, suggestion=hint)
     return error.at(problem)
 
 

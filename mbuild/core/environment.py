@@ -11,7 +11,7 @@ STORE_VARIABLE = "OLLAMA_MODELS"
 """The store: Ollama's own variable."""
 
 HOME_VARIABLE = "MBUILD_HOME"
-"""The folder of what is worth keeping between two jobs: ``models``, ``kernels``, ``grammars``, ``names``."""
+"""The folder of what is worth keeping between jobs: ``models``, ``kernels``, and tables."""
 
 KEEP_VARIABLE = "MBUILD_KEEP"
 """How much the cache may keep beyond what models name: ``50GB``, ``0`` for nothing."""

@@ -6,12 +6,10 @@ does not recurse, and neither compare, hash nor print whole trees.
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from mbuild.core.values import Frozen
+from mbuild.core.values import EMPTY, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -134,9 +132,7 @@ class ParsedTemplate(Frozen):
 
     source: str
     body: tuple[Node, ...]
-    definitions: Mapping[str, tuple[Node, ...]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    definitions: Mapping[str, tuple[Node, ...]] = EMPTY
 
 
 Part: TypeAlias = Node | Command | Operand

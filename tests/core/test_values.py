@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import typing
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
-from mbuild.core.values import Frozen, NamedTuple, aside
+import mbuild
+from mbuild.core.values import Frozen, FrozenValue, NamedTuple, aside, replace
 
 ValueT = TypeVar("ValueT")
 
@@ -122,6 +127,41 @@ def test_a_frozen_value_cannot_be_changed_but_replaced() -> None:
     assert (type(other), other.sides, other.size, square.size) == (Square, 4, 5, 1)
 
 
+class Mark(FrozenValue):
+    """A value that is compared by one of its fields."""
+
+    text: str
+    place: int = aside(default=0)
+
+
+class Other(Mark):
+    """Another kind with the same fields."""
+
+
+def test_a_value_equals_those_of_its_class_with_equal_fields() -> None:
+    """Whatever the fields that are aside say; it is a key of a dict."""
+    assert Mark("a", 1) == Mark("a", 2) != Mark("b", 1)
+    assert Mark("a") != Other("a") and Mark("a") != "a"
+    assert {Mark("a", 1): 1}[Mark("a", 2)] == 1
+    assert pickle.loads(pickle.dumps(Mark("a", 3))).place == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Usual2:
+    """A dataclass."""
+
+    x: int
+    y: int = 0
+
+
+def test_a_field_is_replaced_in_a_value_of_any_kind() -> None:
+    """Named tuples, frozen values, dataclasses; another one of the same class comes back."""
+    for value in (Point(1), Square(1), Usual2(1)):
+        changed = replace(value, **{"x" if hasattr(value, "x") else "sides": 5})
+        assert type(changed) is type(value)
+        assert (changed.sides if isinstance(changed, Square) else changed.x) == 5
+
+
 def test_fields_with_defaults_come_last() -> None:
     """As in Python: what has none after one that has is a fault where it is declared."""
     with pytest.raises(TypeError, match="without a default"):
@@ -130,3 +170,31 @@ def test_fields_with_defaults_come_last() -> None:
             """A field that has to be given after one that need not be."""
 
             after: int  # type: ignore[misc]
+
+
+def test_no_default_can_be_changed() -> None:
+    """Every instance has the same one: none is a list, a set, or a dataclass's field."""
+    for module in walk_packages(mbuild.__path__, "mbuild."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):  # what an extra brings
+                import_module(module.name)
+    waiting: list[Any] = [Frozen]
+    every = set()
+    while waiting:
+        kind = waiting.pop()
+        every.add(kind)
+        waiting += kind.__subclasses__()
+    tuples = [kind for kind in tuple.__subclasses__() if hasattr(kind, "_fields")]
+    tuples += [kind for base in tuple.__subclasses__() for kind in base.__subclasses__()]
+    defaults = {kind: kind._defaults for kind in every}
+    defaults |= {kind: getattr(kind, "_field_defaults", {}) for kind in tuples}
+    assert len(every) > 40 and len(tuples) > 200
+    wrong = (list, set, bytearray, dataclasses.Field)
+    found = {
+        f"{kind.__qualname__}.{name}"
+        for kind, given in defaults.items()
+        if kind.__module__.startswith("mbuild")
+        for name, value in given.items()
+        if isinstance(value, wrong)
+    }
+    assert not found
