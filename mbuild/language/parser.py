@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import PurePath
@@ -177,12 +176,12 @@ def _position(problem: Problem) -> int:
     return problem.span.start if problem.span else -1
 
 
-@dataclass(slots=True)
 class _Found:
-    instructions: list[Any]
-    comments: list[Comment]
-    problems: list[Problem]
-    meant_from: bool = False
+    def __init__(self) -> None:
+        self.instructions: list[Any] = []
+        self.comments: list[Comment] = []
+        self.problems: list[Problem] = []
+        self.meant_from = False
 
 
 _Tokens = tuple[Token, ...]
@@ -296,7 +295,7 @@ class _Reader:
         self.text = text
         self.shape = shape(text) + "\n"
         self.lines = _Lines(text)
-        self.found = _Found([], [], [])
+        self.found = _Found()
         self.dialect = dialect
         self.included = included
 
@@ -392,11 +391,10 @@ class _Reader:
         self.found.problems.append(Problem(message, span, code="too-many-problems"))
 
     def _problem(self, offset: int, error: UnexpectedInput) -> Problem:
-        allowed = getattr(error, "allowed", None) or getattr(error, "expected", ())
-        expected = cast("set[str]", allowed)
         from mbuild.language.diagnosis import describe  # and what is known of spellings
 
-        found = describe(self.text, self.shape, offset, expected, self.dialect.types)
+        allowed: Any = getattr(error, "allowed", None) or getattr(error, "expected", ())
+        found = describe(self.text, self.shape, offset, allowed, self.dialect.types)
         span = self._span(found.start, found.end, found.start)
         problem = Problem(found.message, span, Severity.ERROR, found.code, found.suggestion)
         return replace(problem, edit=found.edit)
