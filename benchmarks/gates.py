@@ -46,7 +46,7 @@ from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType, ValueType
 from mbuild.gguf.writer import write
 from mbuild.quant.choose.imatrix import open_imatrix
-from mbuild.quant.distance import decoded
+from mbuild.quant.decode import decoded
 
 NOISE = 0.02
 
