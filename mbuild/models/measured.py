@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.patterns import regex
 from mbuild.core.system import unreadable
 from mbuild.core.values import NamedTuple
+from mbuild.models.artifacts.sharing import ExportTarget
+from mbuild.runtime.abandoned import OwnFolder
 from mbuild.runtime.options import settings
 from mbuild.runtime.process import linked_shards
 from mbuild.runtime.runnable import read_model
@@ -148,11 +149,11 @@ def measure(
         found = store.database.get(MEASURE, key)
         if found is not None:
             return Measured(**found), True
-        with tempfile.TemporaryDirectory(prefix="mbuild-measure-") as folder:
-            held = Path(folder) / "text"
+        with OwnFolder() as folder:
+            held = folder.path / "text"
             held.write_bytes(data)
-            path = _loadable(own, Path(folder) / "own")
-            other = _loadable(base, Path(folder) / "base") if base else None
+            path = _loadable(own, folder.path / "own")
+            other = _loadable(base, folder.path / "base") if base else None
             found = yield from run_job(measure_job(path, other, str(held), chunks, threads))
         store.database.put(MEASURE, key, found)
         store.database.flush()
@@ -180,7 +181,7 @@ def make_imatrix(
 ) -> Generator[Progress, None, MadeImatrix]:
     """Write the importance matrix of a model on a text, unless the file is that already.
 
-    Raises as :func:`measure`, and :class:`OSError` for a file that cannot be written.
+    Raises as :func:`measure`, and :class:`StoreError` for a file that cannot be written.
     """
     data, digest = _text(text)
     own = _weights(store, name)
@@ -190,21 +191,18 @@ def make_imatrix(
         known = store.database.get(IMATRIX, key)
         if known is not None and _digest(output) == known["digest"]:
             return MadeImatrix(known["chunks"], known["tensors"], known["unseen"], True)
-        with tempfile.TemporaryDirectory(prefix="mbuild-imatrix-") as folder:
-            held, made = Path(folder) / "text", Path(folder) / "made"
+        with OwnFolder() as folder:
+            held, made = folder.path / "text", folder.path / "made"
             held.write_bytes(data)
-            path = _loadable(own, Path(folder) / "own")
+            path = _loadable(own, folder.path / "own")
             job = imatrix_job(
                 path, str(held), str(made), text.name, chunks, threads, special=special
             )
             found = yield from run_job(job)
             result = made.read_bytes()
-        temporary = output.with_name(f"{output.name}.part")
-        try:
-            temporary.write_bytes(result)
-            temporary.replace(output)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with ExportTarget.beside(output) as target:
+            target.write(result)
+            target.publish(output)
         row = {**found, "digest": str(Digest.of(result))}
         store.database.put(IMATRIX, key, row)
         store.database.flush()

@@ -49,6 +49,8 @@ class OwnFolder:
             self._fd = -1
 
     def __enter__(self) -> Self:
+        """Begin with the removal of what others have left."""
+        remove_abandoned()
         return self
 
     def __exit__(

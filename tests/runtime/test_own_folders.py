@@ -66,6 +66,21 @@ def test_a_folder_whose_owner_was_killed_is_removed(tmp_path: Path) -> None:
     assert (weights / "x.gguf").read_bytes() == b"kept"
 
 
+def test_whoever_needs_a_folder_removes_what_was_left(temporary: Path, tmp_path: Path) -> None:
+    """So texts and links of killed builds and measurements do not pile up."""
+    maker = subprocess.Popen(
+        [sys.executable, "-c", MAKER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert maker.stdout is not None and maker.stdout.readline()
+    maker.kill()
+    maker.wait()
+    maker.stdout.close()
+    assert len(list(temporary.iterdir())) == 1
+    with OwnFolder() as folder:
+        assert list(temporary.iterdir()) == [folder.path]
+    assert not list(temporary.iterdir())
+
+
 def test_what_may_be_somebody_elses_stays(temporary: Path) -> None:
     """A folder that is just being made, a link, a file, and other names."""
     made, other = temporary / f"{PREFIX}made", temporary / "other"

@@ -18,7 +18,7 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbuild.core.errors import UsageError
+from mbuild.core.errors import StoreError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.gguf.reader import open_gguf
 from mbuild.models.measured import Bound, make_imatrix, measure
@@ -123,6 +123,19 @@ def test_the_file_is_one_that_quantizes(folder: Path, tmp_path: Path) -> None:
     build = [*command, "-q", "q4_K_M", "--imatrix", str(output), "-t", "small"]
     done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_matrix_is_written_beside_what_is_there(folder: Path, tmp_path: Path) -> None:
+    """No other file is touched, and one that cannot be written is an error that names it."""
+    other, output = tmp_path / "x.gguf.part", tmp_path / "x.gguf"
+    other.write_text("the user's")
+    name, text = ModelName.parse("dense"), folder / "text.txt"
+    _done(make_imatrix(_store(folder), name, text, output, 1, 1))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.gguf", "x.gguf.part"}
+    assert other.read_text() == "the user's"
+    gone = tmp_path / "gone" / "x.gguf"
+    with pytest.raises(StoreError, match=re.escape(f"{gone}: No such file or directory")):
+        _done(make_imatrix(_store(folder), name, text, gone, 1, 1))
 
 
 def test_experts_have_counts_of_their_own(folder: Path, tmp_path: Path) -> None:

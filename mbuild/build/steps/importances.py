@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -108,14 +107,14 @@ class MakeImatrix(BaseStep):
         lent = context.store.cache.get(IMATRIX, lent_key(self.label))
         if lent is not None:
             return Made(Result.from_json(lent["result"]))
+        from mbuild.runtime.abandoned import OwnFolder
         from mbuild.runtime.statistics.jobs import imatrix_job, run_job
         from mbuild.work.cores import cores
 
         with ExitStack() as stack:
             held, digests = stack.enter_context(held_text(self.text, context))
             path = stack.enter_context(loadable(self.origin, context))
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mbuild-imatrix-"))
-            output = Path(folder) / NAME
+            output = stack.enter_context(OwnFolder()).path / NAME
             job = imatrix_job(
                 path, str(held), str(output), self.text.name, self.chunks, cores(), special=False
             )

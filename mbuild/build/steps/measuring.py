@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -192,8 +191,10 @@ def held_text(
         raise SourceError(
             f"{text.name} is longer than {MAX_TEXT >> 20} MiB", hint="give a part of it"
         )
-    with tempfile.TemporaryDirectory(prefix="mbuild-text-") as folder:
-        held = Path(folder) / "text"
+    from mbuild.runtime.abandoned import OwnFolder
+
+    with OwnFolder() as folder:
+        held = folder.path / "text"
         with ExitStack() as stack:
             files = OpenFiles({text.name: text}, stack, by_name=True)
             held.write_bytes(files.paths[text.name].read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -168,10 +167,11 @@ def loadable_layers(layers: Sequence[Layer], context: StepContext) -> Iterator[s
 @contextmanager
 def _linked(paths: Sequence[Path]) -> Iterator[str]:
     """A file's path; shards get names for a while by which they find each other."""
+    from mbuild.runtime.abandoned import OwnFolder
     from mbuild.runtime.process import linked_shards
 
     if len(paths) == 1:
         yield str(paths[0])
         return
-    with tempfile.TemporaryDirectory(prefix="mbuild-shards-") as folder:
-        yield linked_shards([str(path) for path in paths], Path(folder))
+    with OwnFolder() as folder:
+        yield linked_shards([str(path) for path in paths], folder.path)
