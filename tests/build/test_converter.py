@@ -31,6 +31,7 @@ from mbuild.core.errors import (
 )
 from mbuild.core.names import ModelName
 from mbuild.store import Store
+from mbuild.store.files import remove_stale
 
 SCRIPT = """
 import json, os, pathlib, shutil, sys, time
@@ -138,10 +139,12 @@ def converter(checkout: Path, tmp_path: Path) -> ForeignConverter:
 
 
 def test_a_stopped_build_ends_the_converter(checkout: Path, tmp_path: Path) -> None:
-    """At once, and its files are removed."""
+    """At once, and its files are removed; until then nobody takes them for left over."""
     (checkout / "wait").touch()
 
     def stop(done: int, total: int) -> None:
+        assert remove_stale(tmp_path / "scratch") == 0
+        assert len([*(tmp_path / "scratch").iterdir()]) == 1
         raise CancelledError("stopped")
 
     context = StepContext.silent(Store(tmp_path / "store"))._replace(report=stop)

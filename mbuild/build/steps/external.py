@@ -7,10 +7,8 @@ so that nothing decides the result that the key does not know, but for the Pytho
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from mbuild.build.converter import SCRIPT, environment
 from mbuild.convert.conversion import TARGET
 from mbuild.core.errors import SourceError, UnsupportedError
+from mbuild.store.files import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,8 +50,7 @@ def foreign_model(
 
     converter.check()
     Path(converter.scratch).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="tmp-converter-", dir=converter.scratch))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder = stack.enter_context(temporary_folder(Path(converter.scratch)))
     source, home, target = folder / name, folder / "home", folder / "model.gguf"
     home.mkdir()
     for file, path in paths.items():
