@@ -11,7 +11,7 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.changes import ChangedOrigin, held_factors
 from mbuild.build.steps.gguf import Role, check_role
-from mbuild.build.steps.models import made_of, shards_of
+from mbuild.build.steps.models import made_of, shards_of, sizes_written
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, open_quietly
 from mbuild.build.steps.together import OverOrigin
@@ -62,15 +62,12 @@ class ChangeWeights(OverOrigin):
     def cost(self, store: BuildStore) -> Cost:
         """The file, written while all cores compute."""
         from mbuild.build.costs import Cost, memory_for
-        from mbuild.gguf.writer import largest_load, layout
         from mbuild.work.cores import cores
 
         with ExitStack() as stack:
             model = open_quietly(self.origin, store, stack)
             shards = shards_of(model, self.splitting, StepContext.silent(store))
-            plans = [layout(shard) for shard in shards]
-            largest = max(map(largest_load, shards, plans), default=0)
-        size = sum(plan.size for plan in plans)
+            size, largest = sizes_written(shards)
         memory = memory_for(self.reads + size, largest, cores()) + held_factors(self.origin)
         return Cost(size, memory, every_core=True)
 

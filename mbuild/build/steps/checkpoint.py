@@ -12,7 +12,7 @@ from mbuild.build.sources.values import README, CheckpointSource, Material, Sour
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.gguf import Role
-from mbuild.build.steps.models import made_of, shards_of, write_model
+from mbuild.build.steps.models import made_of, shards_of, sizes_written, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.build.steps.together import Together
@@ -324,12 +324,9 @@ class ConvertProjector(Together):
 def _cost(models: Sequence[Model], reads: int) -> Cost:
     """What it takes to write models, all cores converting tensors."""
     from mbuild.build.costs import Cost, memory_for
-    from mbuild.gguf.writer import largest_load, layout
     from mbuild.work.cores import cores
 
-    plans = [layout(model) for model in models]
-    largest = max(map(largest_load, models, plans), default=0)
-    size = sum(plan.size for plan in plans)
+    size, largest = sizes_written(models)
     return Cost(size, memory_for(reads + size, largest, cores()), every_core=True)
 
 

@@ -67,6 +67,15 @@ def shards_of(model: Model, splitting: Splitting | None, context: StepContext) -
     return split(model, counts)
 
 
+def sizes_written(models: Sequence[Model]) -> tuple[int, int]:
+    """Bytes of the files that models are written to, and the most that is loaded at once."""
+    from mbuild.gguf.writer import largest_load, layout
+
+    plans = [layout(model) for model in models]
+    largest = max(map(largest_load, models, plans), default=0)
+    return sum(plan.size for plan in plans), largest
+
+
 def warn_of_large(
     tensors: Sequence[Tensor], splitting: Splitting | None, context: StepContext
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import OverShards, Role, bring_in, check_role
-from mbuild.build.steps.models import check_loadable, made_of, shards_of, write_model
+from mbuild.build.steps.models import check_loadable, made_of, shards_of, sizes_written, write_model
 from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.build.steps.origins import ORIGIN_NAMES, GGUFOrigin, LayerOrigin, open_quietly
 from mbuild.build.steps.together import OverOrigin
@@ -125,15 +125,12 @@ class SplitWeights(OverOrigin):
     def cost(self, store: BuildStore) -> Cost:
         """The shards, as large as the model and their headers."""
         from mbuild.build.costs import Cost, memory_for
-        from mbuild.gguf.writer import largest_load, layout
         from mbuild.work.cores import cores
 
         with ExitStack() as stack:
             model = open_quietly(self.origin, store, stack)
             shards = shards_of(model, self.splitting, StepContext.silent(store))
-            plans = [layout(shard) for shard in shards]
-            largest = max(map(largest_load, shards, plans), default=0)
-        size = sum(plan.size for plan in plans)
+            size, largest = sizes_written(shards)
         return Cost(size, memory_for(2 * size, largest, cores()))
 
     @classmethod
