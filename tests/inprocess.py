@@ -29,7 +29,7 @@ def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             monkeypatch.context() as patch,
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(errors),
-            io.TextIOWrapper(io.BytesIO(input.encode())) as standard_input,
+            io.TextIOWrapper(io.BytesIO(input.encode(errors="surrogateescape"))) as standard_input,
         ):
             patch.setattr(sys, "stdin", standard_input)
             status = run_command_line([str(argument) for argument in arguments])

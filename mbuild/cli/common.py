@@ -18,6 +18,7 @@ from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.units import human_size as human_size
 from mbuild.store import Store, default_store
 
+_ALIKE = 4  # characters by which a file is known as an earlier output
 MAX_TEXT_BYTES = 16 << 20
 """The longest Modelfile, lock or list of rules that is read."""
 
@@ -191,11 +192,23 @@ def _warn_once(said: set[str]) -> Callable[[str], None]:
 
 
 def write_output(path: Path | None, text: str) -> None:
-    """Write a text to standard output, or for a path that is not None or ``-`` to that file."""
+    """Write a text to standard output, or for a path that is not None or ``-`` to that file.
+
+    A file that is there is replaced by its like only, which begins with the same characters:
+    ``-o Modelfile`` would cost what no build brings back. Raises :class:`UsageError` for others.
+    """
     if path is None or str(path) == "-":
         click.echo(text, nl=False)
-    else:
-        write_file(path, text)
+        return
+    start = text[:_ALIKE].encode()
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(start)) != start:
+                raise UsageError(
+                    f"{path} exists and is something else: it is not replaced",
+                    hint="name another file, or remove that one first",
+                )
+    write_file(path, text)
 
 
 def write_file(path: Path, text: str) -> None:

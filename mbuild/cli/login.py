@@ -110,11 +110,18 @@ def _asked(username: str | None, *, stdin: bool) -> Login:
         )
     if stdin and not username:
         raise UsageError("--password-stdin needs a user name", hint="add -u USER")
-    user = username or click.prompt("Username", err=True)
-    if stdin:
-        password = sys.stdin.read(1 << 16).removesuffix("\n").removesuffix("\r")
-    else:
-        password = click.prompt("Password", hide_input=True, err=True)
+    try:
+        user = username or click.prompt("Username", err=True)
+        if stdin:
+            password = sys.stdin.read(1 << 16).removesuffix("\n").removesuffix("\r")
+        else:
+            password = click.prompt("Password", hide_input=True, err=True)
+        (user + password).encode()
+    except UnicodeError:  # what is no UTF-8 is an error, or stands in the text as surrogates
+        raise UsageError(
+            "the user name or the password is not UTF-8",
+            hint="registries take both as UTF-8: iconv -f latin1 -t utf-8 converts them",
+        ) from None
     if not password or ":" in user:
         said = "a user name cannot contain ':'" if password else "the password is empty"
         raise UsageError(said)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import SourceError, UsageError
+from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.patterns import regex
 from mbuild.core.system import unreadable
 from mbuild.core.values import NamedTuple
-from mbuild.models.artifacts.sharing import ExportTarget
+from mbuild.models.artifacts.sharing import ExportTarget, writing
+from mbuild.quant.choose.imatrix import open_imatrix
 from mbuild.runtime.abandoned import OwnFolder
 from mbuild.runtime.options import settings
 from mbuild.runtime.process import linked_shards
@@ -25,15 +28,13 @@ from mbuild.runtime.statistics.jobs import (
     measure_job,
     run_job,
 )
+from mbuild.runtime.statistics.texts import MAX_TEXT, check_text, too_long
 from mbuild.store.media import MODEL
 from mbuild.store.records import IMATRIX, MEASURE
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.store import Store
-
-MAX_TEXT = 256 << 20
-"""Bytes of the longest text."""
 
 METRICS = ("perplexity", "kld", "kld99", "same_top")
 """What a gate can look at; all but the first need a model to compare with."""
@@ -123,7 +124,8 @@ def _text(path: Path) -> tuple[bytes, Digest]:
     except OSError as error:
         raise unreadable(str(path), error) from None
     if len(data) > MAX_TEXT:
-        raise SourceError(f"{path} is longer than {MAX_TEXT >> 20} MiB", hint="give a part of it")
+        raise too_long(str(path))
+    check_text(str(path), data)
     return data, Digest.of(data)
 
 
@@ -181,8 +183,10 @@ def make_imatrix(
 ) -> Generator[Progress, None, MadeImatrix]:
     """Write the importance matrix of a model on a text, unless the file is that already.
 
-    Raises as :func:`measure`, and :class:`StoreError` for a file that cannot be written.
+    Raises as :func:`measure`, :class:`StoreError` for a file that cannot be written, and
+    :class:`UsageError` for one that is something else.
     """
+    _check_output(output)
     data, digest = _text(text)
     own = _weights(store, name)
     of = [[str(d) for d in own.digests], str(digest), text.name, chunks, special]
@@ -207,6 +211,29 @@ def make_imatrix(
         store.database.put(IMATRIX, key, row)
         store.database.flush()
     return MadeImatrix(found["chunks"], found["tensors"], found["unseen"], False)
+
+
+def _check_output(output: Path) -> None:
+    """Raise before hours of computing what would be in the way of the file in the end.
+
+    Only an importance matrix is replaced: another file of that name was hardly meant.
+    """
+    with writing(output):
+        if not output.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder")
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, name a file in it")
+        if not os.access(output.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not output.exists() or not output.stat().st_size:
+            return
+    try:
+        open_imatrix(output)
+    except MbuildError:
+        raise UsageError(
+            f"{output} exists and is not an importance matrix: it is not replaced",
+            hint="name another file, or remove that one first",
+        ) from None
 
 
 def _loadable(weights: _Weights, folder: Path) -> str:

@@ -205,6 +205,17 @@ def test_a_text_that_is_too_short_is_refused(mbuild: Run) -> None:
     assert done.returncode != 0 and "none.txt" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_file_that_is_no_text_is_refused(mbuild: Run) -> None:
+    """For a matrix and for a check: a GGUF file, and bytes that are not UTF-8."""
+    Path("bytes.txt").write_bytes(b"caf\xe9")
+    Path("matrix.gguf").write_bytes(b"GGUF" + bytes(100))
+    for name, said in (("bytes.txt", "not UTF-8 at byte 3"), ("matrix.gguf", "a GGUF file, not")):
+        for options in (("--imatrix-from", name), ("--check", f"perplexity < 9 TEXT {name}")):
+            done = mbuild(*COMMON, "-t", "m", "-q", "q8_0", *options)
+            assert done.returncode == 1 and f"{name} is {said}" in done.stderr, done.stderr
+            assert "hint:" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_killed_matrix_is_gone_on_with(
     mbuild: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

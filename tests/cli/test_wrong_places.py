@@ -38,6 +38,22 @@ def test_a_picture_is_what_its_file_is_called(mbuild: Run, tmp_path: Path) -> No
     assert refused.returncode == 2 and "the page is an HTML file" in refused.stderr
 
 
+def test_an_output_replaces_its_like_only(mbuild: Run, tmp_path: Path) -> None:
+    """A picture and a page go over earlier ones, and over nothing else."""
+    assert mbuild("build", "-t", "mario").returncode == 0
+    for command, name in (("graph", "a.svg"), ("report", "r.html")):
+        for _ in range(2):
+            assert mbuild(command, "-o", name).returncode == 0
+        refused = mbuild(command, "-o", "Modelfile")
+        assert (
+            refused.returncode == 2 and "Modelfile exists and is something else" in refused.stderr
+        )
+        assert "hint: name another file" in refused.stderr
+    assert (tmp_path / "Modelfile").read_text() == "FROM ./tiny.gguf\n"
+    (tmp_path / "empty.svg").touch()
+    assert mbuild("graph", "-o", "empty.svg").returncode == 0
+
+
 def test_every_command_says_the_same_of_a_missing_modelfile(mbuild: Run, tmp_path: Path) -> None:
     """What lies there is offered, as a build does."""
     (tmp_path / "Modelfile").unlink()

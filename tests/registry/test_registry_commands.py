@@ -156,6 +156,15 @@ def test_the_scheme_that_is_written_counts(host: str, mbuild: Run) -> None:
     assert mbuild("pull", f"http://{target}", "-t", "again").returncode == 0
 
 
+def test_a_login_that_is_not_utf8_is_refused(host: str, mbuild: Run) -> None:
+    """Bytes of another encoding reach the program as surrogates, which no header can carry."""
+    login = ("login", f"http://{host}", "--password-stdin")
+    for user, password in (("m", "caf\udce9\n"), ("caf\udce9", "secret\n")):
+        done = mbuild(*login, "-u", user, input=password)
+        assert done.returncode == 2 and "is not UTF-8" in done.stderr, done.stderr
+        assert "secret" not in done.stderr and "iconv" in done.stderr
+
+
 def test_a_host_that_says_nothing_is_named(mbuild: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits hears for whom, before the wait has an end."""
     monkeypatch.setattr(web, "STALL_SECONDS", 0.3)

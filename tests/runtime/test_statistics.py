@@ -134,8 +134,29 @@ def test_a_matrix_is_written_beside_what_is_there(folder: Path, tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == {"x.gguf", "x.gguf.part"}
     assert other.read_text() == "the user's"
     gone = tmp_path / "gone" / "x.gguf"
-    with pytest.raises(StoreError, match=re.escape(f"{gone}: No such file or directory")):
+    with pytest.raises(StoreError, match=re.escape(f"{gone}: there is no such folder")):
         _done(make_imatrix(_store(folder), name, text, gone, 1, 1))
+
+
+def test_what_is_no_matrix_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    """The text itself, a model, notes; nothing is computed before that is said."""
+    name, text = ModelName.parse("dense"), tmp_path / "text.txt"
+    text.write_bytes((folder / "text.txt").read_bytes())
+    weights = tmp_path / "model.gguf"
+    weights.write_bytes(Path(_tokens(folder, "dense")[0]).read_bytes())
+    for output in (text, weights):
+        before = output.read_bytes()
+        work = make_imatrix(_store(folder), name, text, output, 1, 1)
+        with pytest.raises(UsageError, match="not an importance matrix: it is not replaced"):
+            next(work)
+        assert output.read_bytes() == before
+    with pytest.raises(StoreError, match="it is a folder, name a file in it"):
+        next(make_imatrix(_store(folder), name, text, tmp_path, 1, 1))
+    output = tmp_path / "x.gguf"
+    for chunks in (1, 2):  # its own file is replaced
+        assert (
+            _done(make_imatrix(_store(folder), name, text, output, chunks, 1))[0].chunks == chunks
+        )
 
 
 def test_experts_have_counts_of_their_own(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
 from mbuild.build.steps.unquantized import files_for_engine, loadable, loadable_layers
-from mbuild.core.errors import SourceError
 from mbuild.core.values import aside
 from mbuild.store import Layer
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.runtime.statistics.jobs import Progress
     from mbuild.store.ports import BuildStore
-
-MAX_TEXT = 256 << 20
-"""Bytes of the longest text."""
 
 
 class MeasureModel(BaseStep):
@@ -185,20 +181,21 @@ def held_text(
 ) -> Iterator[tuple[Path, Mapping[str, Digest]]]:
     """A copy of a text, which nobody changes while it is used, and the text's digest.
 
-    Raises :class:`SourceError` for one that is too long.
+    Raises :class:`SourceError` for one that is too long, and for what is no text.
     """
-    if text.stamp.size > MAX_TEXT:
-        raise SourceError(
-            f"{text.name} is longer than {MAX_TEXT >> 20} MiB", hint="give a part of it"
-        )
     from mbuild.runtime.abandoned import OwnFolder
+    from mbuild.runtime.statistics.texts import MAX_TEXT, check_text, too_long
 
+    if text.stamp.size > MAX_TEXT:
+        raise too_long(text.name)
     with OwnFolder() as folder:
         held = folder.path / "text"
         with ExitStack() as stack:
             files = OpenFiles({text.name: text}, stack, by_name=True)
-            held.write_bytes(files.paths[text.name].read_bytes())
+            data = files.paths[text.name].read_bytes()
+            held.write_bytes(data)
             files.finish(context)
+            check_text(text.name, data)
             digests = files.digests(context)
         yield held, digests
 
