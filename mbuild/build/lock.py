@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbuild import __version__
-from mbuild.build.pins import FILES, STAGES, UNQUANTIZED
+from mbuild.build.pins import FILES, STAGES, UNQUANTIZED, is_revision
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
@@ -176,8 +176,9 @@ def pinned_commits(lock: BuildLock) -> dict[str, str]:
     parts = lock.inputs[STAGES].values() if STAGES in lock.inputs else (lock.inputs,)
     commits = {}
     for source in (each for part in parts for kind in part["sources"].values() for each in kind):
-        repository, _, commit = str(source.get("revision", "")).partition("@")
-        if commit:
+        revision = str(source.get("revision", ""))
+        if is_revision(revision):
+            repository, _, commit = revision.partition("@")
             commits[repository] = commit
     return commits
 
@@ -189,7 +190,8 @@ def drift_of_inputs(lock: BuildLock, now: Mapping[str, Any], asked: Collection[s
     """What differs between a lock and the build that would run now.
 
     ``asked`` are the variants of that build; others that the lock has do not
-    count, nor do versions of steps that it does not need.
+    count, nor do versions of steps that it does not need. (Downloads are no such steps; locks
+    of earlier versions have theirs where something was not in the store.)
     """
     missing = [variant for variant in asked if variant not in lock.results]
     if missing:
@@ -257,8 +259,8 @@ def _flat_source(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     if "checkpoint" in source:
         yield "the folder's name", str(source["checkpoint"])
-    if "revision" in source:
-        yield "the Hub's commit", str(source["revision"])
+    if is_revision(revision := str(source.get("revision", ""))):
+        yield "the Hub's commit", revision
     for name, digest in source["files"].items():
         yield name, str(digest)
     for projector in source.get("projectors", ()):

@@ -158,10 +158,21 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
 
 
 def _revision(files: Iterable[SourceFile]) -> dict[str, str]:
-    """The commit of the Hub that files belong to, if they are from there: ``ORG/REPO@COMMIT``."""
+    """The commit of the Hub that files belong to, if they are from there: ``ORG/REPO@COMMIT``.
+
+    A file of a model of the Hub's registry has none: it is known by its digest alone.
+    """
     sources = {file.remote.source for file in files if file.remote}
-    found = next((s for s in sources if s.startswith(_HUB)), None)
-    return {} if found is None else {"revision": found.removeprefix(_HUB)}
+    found = next((s.removeprefix(_HUB) for s in sources if s.startswith(_HUB)), "")
+    return {"revision": found} if is_revision(found) else {}
+
+
+def is_revision(text: str) -> bool:
+    """Whether a text is ``ORG/REPO@COMMIT``, and not a model of a registry by tag or digest.
+
+    Locks of earlier versions have those too, where the model was not in the store.
+    """
+    return "@" in text and ":" not in text
 
 
 def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any]:
@@ -179,7 +190,10 @@ def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any
 
 
 def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
-    """Kinds of steps and their versions; a conversion inside a quantization counts too."""
+    """Kinds of steps and their versions; a conversion inside a quantization counts too.
+
+    Downloads have none: which of them a plan has depends on the store.
+    """
     for step in in_order([plan.manifest for plan in plans]):
         yield from step.versions
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
+from gguf_files import gguf_bytes, tiny_model
 from inprocess import in_process
 from live_server import lines_of, serving_here
 from registries import docker_registry
@@ -207,6 +208,64 @@ def test_a_lock_pins_the_manifest(
     assert done.returncode == 0, done.stderr
     assert mbuild("show", "mine", "--system").stdout.strip() == ""
     assert mbuild("--locked", "-t", "mine", "--pull", "always").returncode == 1  # it moved on
+
+
+def locked_text(mbuild: Run, folder: Path, *options: str) -> str:
+    """What ``mbuild lock`` writes."""
+    (folder / "Modelfile.lock").unlink(missing_ok=True)
+    done = mbuild("lock", *options)
+    assert done.returncode == 0, done.stderr
+    return (folder / "Modelfile.lock").read_text()
+
+
+@pytest.mark.parametrize("options", [(), ("-q", "q8_0", "--allow-requantize")])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "FROM {host}/org/tiny:v1",
+        "FROM {host}/org/tiny:v1@{id}",
+        "FROM {host}/org/tiny@{id}",
+        "FROM {host}/org/tiny:v1\nDRAFT {host}/org/tiny:v1",
+        "FROM {host}/org/tiny:v1\nADAPTER {host}/org/adapter:v1",
+    ],
+)
+def test_a_lock_is_the_same_whatever_the_store_has(
+    mbuild: Run,
+    tmp_path: Path,
+    registry: tuple[StandIn, str],
+    lines: str,
+    options: tuple[str, ...],
+) -> None:
+    """Made before the fetching or after it; and it holds with and without what is fetched."""
+    found, host = registry
+    id_ = put(found, host, tmp_path / "there")
+    found.model("org/adapter:v1", gguf_bytes(tiny_model("adapter")))
+    modelfile(tmp_path, lines.removeprefix("FROM ").format(host=host, id=id_))
+    empty = locked_text(mbuild, tmp_path, *options)
+    full = locked_text(mbuild, tmp_path, *options)
+    assert full == empty
+    for folder in ("first", "second"):
+        done = mbuild("--locked", "-t", "mine")  # the model is here
+        assert done.returncode == 0, done.stderr
+        os.rename(tmp_path / "store", tmp_path / folder)
+        done = mbuild("--locked", "-t", "mine")  # the store is empty
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_lock_that_counts_a_download_still_holds(
+    mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]
+) -> None:
+    """As earlier versions wrote it, where the model was not there."""
+    _, host = registry
+    modelfile(tmp_path, f"{host}/org/tiny:v1")
+    value = json.loads(locked_text(mbuild, tmp_path))
+    assert "pull" not in value["steps"]
+    value["steps"]["pull"] = 1
+    (tmp_path / "Modelfile.lock").write_text(json.dumps(value))
+    for folder in ("first", "second"):
+        done = mbuild("--locked", "-t", "mine")
+        assert done.returncode == 0, done.stderr
+        os.rename(tmp_path / "store", tmp_path / folder)
 
 
 def test_over_http_only_what_the_operator_allows(

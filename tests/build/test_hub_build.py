@@ -13,6 +13,7 @@ import pytest
 from checkpoints import files_of
 from conftest import Run
 from example_models import write_chat
+from gguf_files import gguf_bytes, tiny_model
 from hub_stand_in import TOKEN, HubStandIn, hub_stand_in
 from inprocess import in_process
 from stores import check_promise
@@ -296,6 +297,42 @@ def test_a_lock_pins_the_commit(mbuild: Run, tmp_path: Path, hub: HubStandIn) ->
     assert identity(tmp_path, "m") == before
     done = mbuild("--locked", "-t", "m", "--pull", "always")
     assert done.returncode == 1 and "the Hub's commit changed" in done.stderr
+
+
+def test_a_lock_does_not_tell_where_the_files_were(
+    mbuild: Run,
+    tmp_path: Path,
+    hub: HubStandIn,
+    checkpoint: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fetched, in the store or in the Hub's own cache: one lock, and each holds to it."""
+    data = gguf_bytes(tiny_model())
+    digest = hashlib.sha256(data).hexdigest()
+    hub.lfs[digest] = data
+    url = f"{hub.storage}/get/{digest}/tiny.gguf?name=tiny.gguf"
+    modelfile(tmp_path, f"FROM hf.co/{REPO}", f"DRAFT {url}@sha256:{digest}")
+    texts = set()
+    for _ in range(2):
+        assert mbuild("lock").returncode == 0
+        texts.add((tmp_path / "Modelfile.lock").read_text())
+    commit = hub.repositories[REPO].refs["main"]
+    cache = tmp_path / "cache/models--org--chat"
+    for name, data in checkpoint.items():
+        path = cache / "snapshots" / commit / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(commit)
+    shutil.rmtree(tmp_path / "store")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert mbuild("lock").returncode == 0
+    texts.add((tmp_path / "Modelfile.lock").read_text())
+    assert len(texts) == 1
+    monkeypatch.delenv("HF_HUB_CACHE")
+    shutil.rmtree(tmp_path / "store")
+    done = mbuild("--locked", "-t", "m")
+    assert done.returncode == 0, done.stderr
 
 
 def test_plan_and_explain_tell_of_the_download(

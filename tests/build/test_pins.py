@@ -6,11 +6,14 @@ import json
 
 from planned import Q4, Q8, asked_for, file, layer, recipe, stored
 
-from mbuild.build.pins import FILES, UNQUANTIZED, inputs, results, variants
+from mbuild.build.graph import in_order
+from mbuild.build.lock import BuildLock, drift_of_inputs, pinned_commits
+from mbuild.build.pins import FILES, UNQUANTIZED, inputs, is_revision, results, variants
 from mbuild.build.plan import plan
 from mbuild.build.prepare import Resolved
-from mbuild.build.sources.values import GGUFSource, Sources
+from mbuild.build.sources.values import FileStamp, GGUFSource, RemotePlace, Sources
 from mbuild.core.digest import Digest
+from mbuild.registry.client.access import Access
 from mbuild.store import Manifest
 from mbuild.store.manifest import CONFIG_TYPE
 from mbuild.store.media import MODEL
@@ -52,3 +55,33 @@ def test_a_result_is_its_manifest() -> None:
     assert name == UNQUANTIZED
     assert value["id"] == str(Digest.of(data))
     assert value["layers"] == [weights.to_json()]
+
+
+def test_a_download_leaves_no_trace() -> None:
+    """Whether something was here already says nothing of the project, and holds in no other store.
+
+    Of the Hub a file has its commit in any case; one of a model of its registry has none.
+    """
+    place = RemotePlace("hf.co/org/m:Q4_K_M", "", Access())
+    here = file("sha256-1", "w")._replace(sha256=Digest.of(b"w"))
+    away = here._replace(stamp=FileStamp(0, 0, 100, 0, None), remote=place)
+    exact = place._replace(source=f"hf.co/org/m@{Digest.of(b'm')}")
+    texts = set()
+    for each in (here, away, away._replace(remote=exact)):
+        base = stored(layer(MODEL, "b"))
+        if each is not here:
+            base = base._replace(remote=place, data=b"{}")
+        sources = Sources((base,), drafts=(GGUFSource((each,)),))
+        planned = plan(recipe(), sources, asked_for())
+        pulls = [step for step in in_order(planned[0].ends) if step.kind == "pull"]
+        assert len(pulls) == (0 if each is here else 2)
+        texts.add(json.dumps(inputs([Resolved(recipe(), sources, asked_for())], planned)))
+    assert len(texts) == 1
+    assert not is_revision("org/m:Q4_K_M") and is_revision(f"org/m@{'0' * 40}")
+    now = json.loads(texts.pop())
+    old = json.loads(json.dumps(now))  # as earlier versions wrote it before the downloads
+    old["steps"]["pull"] = 1
+    for text in ("org/m:Q4_K_M", f"org/m@{Digest.of(b'm')}"):
+        old["sources"]["draft"][0]["revision"] = text
+        lock = BuildLock(old, {UNQUANTIZED: {}})
+        assert drift_of_inputs(lock, now, [UNQUANTIZED]) == [] and pinned_commits(lock) == {}

@@ -687,6 +687,24 @@ def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> 
         assert not list((tmp_path / "third" / "blobs").iterdir())
 
 
+@pytest.mark.parametrize("plain", [True, False], ids=["beside Ollama's form", "alone"])
+def test_a_lock_holds_in_every_store(rich: Store, tmp_path: Path, run: Run, *, plain: bool) -> None:
+    """Whether the lock was made before the model came or after, and whether it is there now."""
+    form = Wanted(BY_NAME["modelpack"])
+    with stand_in() as (_, host):
+        to = f"{host}/from/m:v1"
+        events(rich, to, (Wanted(BY_NAME["ollama"]), form) if plain else (form,))
+        (tmp_path / "Modelfile").write_text(f"FROM {to}-modelpack\nPARAMETER seed 1\n")
+        texts = set()
+        for _ in range(2):
+            assert run("lock", "--store", tmp_path / "first").returncode == 0
+            texts.add((tmp_path / "Modelfile.lock").read_text())
+        assert len(texts) == 1
+        for store in ("first", "second", "second"):
+            done = run("--locked", "-t", "mine", "--store", tmp_path / store)
+            assert done.returncode == 0, done.stderr
+
+
 def test_a_build_says_what_it_leaves_out(tmp_path: Path, run: Run) -> None:
     """Of a package of another tool, as a pull does: once, when it comes."""
     names = ["README.md", *(f"notes-{n}.md" for n in range(5))]

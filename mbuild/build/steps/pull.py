@@ -58,6 +58,14 @@ class Pull(BaseStep):
         return (Material(self.source, self.source, sum(self.sizes.values())),)
 
     @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """None: its digests say what it brings, and it is planned only where that is missing.
+
+        A lock would tell of the store, not of the project, and hold in no other.
+        """
+        return ()
+
+    @property
     def sizes(self) -> Mapping[Digest, int]:
         """What is fetched, once each, with its size in bytes."""
         return {file.sha256: file.stamp.size for file in self.files if file.sha256}
