@@ -211,7 +211,7 @@ def _looked_up(
         if fetching.mode is PullMode.NEVER:
             return None
         yield Status(Code.PULLING_MANIFEST)
-        data = _asked(exact, access, store)
+        data = _asked(exact, access, store, has_tag=exact is not reference)
         if data is None:
             yield from _pulled(word, reference, local, fetching, store)
             return None
@@ -244,11 +244,14 @@ def _known_manifest(
     return data if data is not None and Digest.of(data) == identity else None
 
 
-def _asked(reference: ModelReference, access: Access, store: Store) -> bytes | None:
+def _asked(
+    reference: ModelReference, access: Access, store: Store, *, has_tag: bool
+) -> bytes | None:
     """The manifest's bytes, as the store keeps them, from the registry.
 
     None for a model in another dialect than Ollama's, whose manifest is made of its blobs, and
-    for one that is not there by its digest: it may be such a model, too.
+    for one that is not there by its digest: it may be such a model, too, to be found by its tag.
+    ``has_tag``: a tag was named, be it the default one; the digest is a lock's.
     """
     from mbuild.registry.transfer.moving import registry_of
     from mbuild.registry.transfer.pull import look
@@ -258,7 +261,7 @@ def _asked(reference: ModelReference, access: Access, store: Store) -> bytes | N
         try:
             found = look(registry, reference)
         except AbsentError:
-            if reference.digest is None or reference.tag == DEFAULT_TAG:
+            if reference.digest is None or (reference.tag == DEFAULT_TAG and not has_tag):
                 raise
             return None
         return found.finish(store).data if found.is_ollama else None

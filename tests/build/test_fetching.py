@@ -252,6 +252,22 @@ def test_a_lock_is_the_same_whatever_the_store_has(
         assert done.returncode == 0, done.stderr
 
 
+def test_a_fetched_model_s_statement_holds_when_it_is_made_again(
+    mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]
+) -> None:
+    """Though the second time nothing is fetched."""
+    found, host = registry
+    put(found, host, tmp_path / "there")
+    modelfile(tmp_path, f"{host}/org/tiny:v1")
+    done = mbuild("-q", "q8_0", "--allow-requantize", "-t", "mine")
+    assert done.returncode == 0, done.stderr
+    done = mbuild("verify", "--rebuild", "mine")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(mbuild("provenance", "mine", "--format", "json").stdout)
+    steps = said["predicate"]["buildDefinition"]["internalParameters"]["steps"]
+    assert "pull" in [step["kind"] for step in steps]  # it tells of the build as it was
+
+
 def test_a_lock_that_counts_a_download_still_holds(
     mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]
 ) -> None:

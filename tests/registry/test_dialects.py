@@ -687,14 +687,18 @@ def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> 
         assert not list((tmp_path / "third" / "blobs").iterdir())
 
 
+@pytest.mark.parametrize("tag", ["v1-modelpack", "latest", ""])
 @pytest.mark.parametrize("plain", [True, False], ids=["beside Ollama's form", "alone"])
-def test_a_lock_holds_in_every_store(rich: Store, tmp_path: Path, run: Run, *, plain: bool) -> None:
+def test_a_lock_holds_in_every_store(
+    rich: Store, tmp_path: Path, run: Run, tag: str, *, plain: bool
+) -> None:
     """Whether the lock was made before the model came or after, and whether it is there now."""
-    form = Wanted(BY_NAME["modelpack"])
+    form = Wanted(BY_NAME["modelpack"], tag or "latest")
     with stand_in() as (_, host):
-        to = f"{host}/from/m:v1"
-        events(rich, to, (Wanted(BY_NAME["ollama"]), form) if plain else (form,))
-        (tmp_path / "Modelfile").write_text(f"FROM {to}-modelpack\nPARAMETER seed 1\n")
+        to = f"{host}/from/m"
+        events(rich, f"{to}:v1", (Wanted(BY_NAME["ollama"]), form) if plain else (form,))
+        name = f"{to}:{tag}" if tag else to
+        (tmp_path / "Modelfile").write_text(f"FROM {name}\nPARAMETER seed 1\n")
         texts = set()
         for _ in range(2):
             assert run("lock", "--store", tmp_path / "first").returncode == 0

@@ -49,10 +49,39 @@ def compare(
     rows.append(_value("request", _asked(one), _asked(two)))
     own, other = (_dict(value, "internalParameters") for value in (one, two))
     for part in ("modelfile", "options", "steps", "results"):
-        locks = (_dict(value, "lock").get(part) for value in (own, other))
+        locks = (_without_pull(_dict(value, "lock").get(part)) for value in (own, other))
         rows.append(_value(f"lock {_PARTS[part]}", *locks))
-    rows += _steps(_list(own, "steps"), other["steps"], same_key)
+    rows += _steps(_made(own), _made(other), same_key)
     return rows
+
+
+def _made(parameters: Mapping[str, Any]) -> list[Any]:
+    """The steps of a build that made something; ``inputs`` counts among these alone."""
+    steps = _list(parameters, "steps")
+    places = [number for number, step in enumerate(steps) if step.get("kind") != _PULL]
+    new = {old: number for number, old in enumerate(places)}
+    made = []
+    for step in (steps[place] for place in places):
+        inputs = step.get("inputs")
+        rest = {key: value for key, value in step.items() if key != "inputs"}
+        known = [new[each] for each in inputs if each in new] if _are_places(inputs) else inputs
+        made.append({**rest, "inputs": known} if known else rest)
+    return made
+
+
+def _are_places(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) is int for each in value)
+
+
+_PULL = "pull"
+"""The kind of steps that only bring what digests name: who has that already has no such step."""
+
+
+def _without_pull(part: Any) -> Any:
+    """Versions of steps, as locks of today have them: earlier ones counted downloads."""
+    if isinstance(part, dict):
+        return {kind: version for kind, version in part.items() if kind != _PULL}
+    return part
 
 
 _PARTS = {
@@ -187,7 +216,7 @@ def compare_lock(
     locked = {name: part["options"]["quantize"].get(name) for name in asked}
     options = {**part["options"], "quantize": _without_matrix(locked)}
     own_options = {**own_options, "quantize": _without_matrix(asked)}
-    versions = _dict(own, "steps")
+    versions = _without_pull(_dict(own, "steps"))
     needed = {kind: lock.inputs["steps"].get(kind) for kind in versions}
     rows = [
         _value("lock file's form", text, lock.to_text()),
