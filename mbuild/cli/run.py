@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbuild.cli.answers import Answers
 from mbuild.cli.common import NameType, format_option, harmless, open_store, store_option
 from mbuild.cli.running import engine_of
 from mbuild.cli.typed import FILE, kept_lines, typed_text
 from mbuild.core.errors import MbuildError, NameNotFoundError, ServingError, UsageError
+from mbuild.core.names import DEFAULT_HOST, InvalidNameError
 
 if TYPE_CHECKING:
     from mbuild.cli.talking import Talker
     from mbuild.core.names import ModelName
-    from mbuild.runtime.asked import Ask, ChatTurn, Finished, Piece
+    from mbuild.runtime.asked import Ask, ChatTurn
     from mbuild.store import Store
 
 MAX_INPUT = 16 << 20
@@ -68,6 +70,9 @@ def run_command(
 
     Paths of images in a prompt are given to a model that can look at them. Where mbuild
     serve serves this store, it is asked; else the model is loaded for this command alone.
+    A server with a token wants it in the environment variable MBUILD_TOKEN.
+
+    The exit status is 1 when --format was asked for and the answer was cut short.
     """
     opened = open_store(ctx, store)
     text = " ".join(prompt)
@@ -83,12 +88,15 @@ def run_command(
     try:
         make = _asker(talker, asked | {"complete": bool(text)})
         if text:
-            _answer(talker, make([_turn(talker, text)]), options)
+            answers = Answers(talker, options)
+            answers.show(make([_turn(talker, text)]))
+            if answers.is_broken:
+                ctx.exit(1)
         else:
             click.echo(f"loading {name}", err=True)
             talker.load()
             with kept_lines(opened.private / FILE):
-                _talk(talker, make, options)
+                _talk(talker, make, Answers(talker, options))
     finally:
         talker.close()
 
@@ -97,7 +105,14 @@ def _standard_input() -> str:
     data = sys.stdin.buffer.read(MAX_INPUT + 1)
     if len(data) > MAX_INPUT:
         raise UsageError(f"standard input is longer than {MAX_INPUT >> 20} MiB")
-    return data.decode("utf-8", "replace").rstrip("\n")
+    try:
+        return data.decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise _no_text(f"standard input is not UTF-8 text (byte {error.start + 1})") from None
+
+
+def _no_text(message: str) -> UsageError:
+    return UsageError(message, hint="a model reads UTF-8: iconv -f ENCODING -t UTF-8 makes it")
 
 
 def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
@@ -111,8 +126,7 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     try:
         library.find(opened, name)
     except NameNotFoundError as error:
-        hint = error.hint or f"mbuild pull {name} gets it from a registry; mbuild list lists them"
-        raise NameNotFoundError(error.message, hint=hint) from None
+        raise NameNotFoundError(error.message, hint=error.hint or _remedy(name)) from None
     if doubt := doubt_of(library.view(opened, name)):
         click.echo(f"warning: {doubt}", err=True)
     keep = options["keepalive"]
@@ -127,6 +141,20 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
             err=True,
         )
     return OwnEngine(opened, name, engine_of(options["llama_server"]))
+
+
+def _remedy(name: ModelName) -> str:
+    """What to do about a name that the store does not have."""
+    from mbuild.registry.reference import ModelReference
+
+    listed = "mbuild list lists them"
+    try:
+        # Not as the store spells it, which has "_" for a namespace that is not there.
+        reference = ModelReference.of(name)
+    except InvalidNameError:
+        return listed
+    there = name if name.host == DEFAULT_HOST else reference
+    return f"mbuild pull {there} gets it from a registry; {listed}"
 
 
 def _asker(talker: Talker, asked: dict[str, Any]) -> Callable[[list[ChatTurn]], Ask]:
@@ -177,55 +205,11 @@ def _turn(talker: Talker, text: str) -> ChatTurn:
     found = looked(text, able=bool({"vision", "audio"} & set(talker.capabilities)))
     for note in found.notes:
         click.echo(f"note: {harmless(note)}", err=True)
+    try:
+        found.text.encode()
+    except UnicodeEncodeError:  # Python has surrogates for bytes of arguments that are no text
+        raise _no_text("the prompt is not UTF-8 text") from None
     return ChatTurn("user", found.text, images=found.files)
-
-
-def _answer(talker: Talker, ask: Ask, options: dict[str, Any]) -> str:
-    """Show an answer as it comes; its text."""
-    texts: list[str] = []
-    terminal = sys.stdout.isatty()
-    thinking = False
-
-    def show(piece: Piece) -> None:
-        nonlocal thinking
-        if piece.thinking and not options["hide_thinking"]:
-            if not thinking:
-                click.echo("Thinking...", err=True)
-            thinking = True
-            click.echo(harmless(piece.thinking), nl=False, err=True)
-        if piece.content:
-            if thinking:
-                click.echo("\n...done thinking.\n", err=True)
-            thinking = False
-            texts.append(piece.content)
-            # click.echo would take escape sequences out of what goes into a file.
-            sys.stdout.write(harmless(piece.content) if terminal else piece.content)
-            sys.stdout.flush()
-
-    finished = talker.ask(ask, show)
-    text = "".join(texts)
-    if not text.endswith("\n"):
-        click.echo()
-    if finished is not None and options["verbose"]:
-        click.echo("\n".join(_statistics(finished)), err=True)
-    if finished is None and not terminal:
-        raise KeyboardInterrupt
-    return text
-
-
-def _statistics(finished: Finished) -> list[str]:
-    def rate(count: int, ns: int) -> str:
-        return f"{count / (ns / 1e9):.2f} tokens/s" if ns else "-"
-
-    return [
-        f"total duration:       {finished.total_ns / 1e9:.3f} s",
-        f"load duration:        {finished.load_ns / 1e9:.3f} s",
-        f"prompt eval count:    {finished.prompt_count} tokens",
-        f"prompt eval duration: {finished.prompt_ns / 1e9:.3f} s",
-        f"eval count:           {finished.answer_count} tokens",
-        f"eval duration:        {finished.answer_ns / 1e9:.3f} s",
-        f"eval rate:            {rate(finished.answer_count, finished.answer_ns)}",
-    ]
 
 
 _HELP = """\
@@ -234,7 +218,7 @@ _HELP = """\
   \"\"\"      begins and ends a text of several lines"""
 
 
-def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], options: dict[str, Any]) -> None:
+def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], answers: Answers) -> None:
     """The loop on a terminal: a prompt, its answer, the next one."""
     from mbuild.runtime.asked import ChatTurn
 
@@ -253,8 +237,7 @@ def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], options: dict[s
             before = len(turns)
             try:
                 turns.append(_turn(talker, text))
-                answer = _answer(talker, make(turns), options)
-                turns.append(ChatTurn("assistant", answer))
+                turns.append(ChatTurn("assistant", answers.show(make(turns))))
             except MbuildError as error:
                 del turns[before:]
                 hint = f" ({error.hint})" if error.hint else ""
@@ -276,7 +259,10 @@ Examples:
 @format_option
 @click.pass_context
 def ps_command(ctx: click.Context, *, store: str | None, style: str) -> None:
-    """List the models that mbuild serve has loaded."""
+    """List the models that mbuild serve has loaded.
+
+    A server with a token wants it in the environment variable MBUILD_TOKEN.
+    """
     from mbuild.cli.common import human_size
 
     rows = _asked(ctx, store, "/api/ps", None)[0].get("models") or []
@@ -312,7 +298,10 @@ Examples:
 @store_option
 @click.pass_context
 def stop_command(ctx: click.Context, *, name: ModelName, store: str | None) -> None:
-    """Unload a model that mbuild serve has loaded."""
+    """Unload a model that mbuild serve has loaded.
+
+    A server with a token wants it in the environment variable MBUILD_TOKEN.
+    """
     body = {"model": str(name), "keep_alive": 0, "stream": False}
     _asked(ctx, store, "/api/generate", body)
     click.echo(f"stopped {name}", err=True)

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mbuild.core.errors import MbuildError
@@ -82,11 +83,13 @@ class OwnEngine:
         """Wait until the model is loaded."""
         self._until_interrupted(self._loaded())
 
-    async def _loaded(self) -> None:
-        """Raises what kept the engine from loading the model."""
+    async def _loaded(self) -> int:
+        """How long the model took to load, in nanoseconds; 0 for one that was loaded before.
+
+        Raises what kept the engine from loading it.
+        """
         loading, self._loading = self._loading, None
-        if loading is not None:
-            await loading
+        return 0 if loading is None else (await loading).load_ns
 
     def ask(self, ask: Ask, show: Show) -> Finished | None:
         """Ask the engine."""
@@ -94,8 +97,9 @@ class OwnEngine:
         return found if isinstance(found, Finished) else None
 
     async def _asked(self, ask: Ask, show: Show) -> Finished:
-        await self._loaded()
-        return await _shown(self._runner.answer(self._model, ask), show)
+        loaded = await self._loaded()
+        ended = await _shown(self._runner.answer(self._model, ask), show)
+        return ended._replace(total_ns=ended.total_ns + loaded, load_ns=ended.load_ns + loaded)
 
     def _until_interrupted(self, work: Any) -> Any:
         """The work's result; None when Ctrl-C ended it."""
@@ -234,10 +238,26 @@ def _take(
         value = json.loads(line)
     except ValueError:
         raise ServerSaysError(f"the server answered {status}, and not with JSON") from None
+    if status == HTTPStatus.UNAUTHORIZED:
+        raise _unauthorized()
     if "error" in value:
         raise ServerSaysError(str(value["error"]))
     found.append(value)
     take(value)
+
+
+def _unauthorized() -> ServerSaysError:
+    """The server wants a token, and got none or another one."""
+    if os.environ.get(TOKEN_VARIABLE):
+        return ServerSaysError(
+            f"the server that serves this store does not accept the token in {TOKEN_VARIABLE}",
+            hint=f"set {TOKEN_VARIABLE} to the token that mbuild serve was started with",
+        )
+    return ServerSaysError(
+        "the server that serves this store wants a token",
+        hint=f"set the environment variable {TOKEN_VARIABLE} to the token that mbuild serve was"
+        " started with",
+    )
 
 
 def _body(ask: Ask) -> dict[str, Any]:
@@ -275,4 +295,5 @@ def _finished(line: Mapping[str, Any]) -> Finished:
         number("prompt_eval_duration"),
         number("eval_count"),
         number("eval_duration"),
+        given_count=number("prompt_given_count"),
     )

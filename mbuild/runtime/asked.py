@@ -76,7 +76,8 @@ class Finished(NamedTuple):
     """The end of an answer. Times are in nanoseconds, counts in tokens.
 
     ``prompt_count`` counts what was still in the
-    engine's cache, too. ``context``: the tokens of prompt and answer.
+    engine's cache, too. ``context``: the tokens of prompt and answer. ``given_count``: what the
+    prompt had before it was cut to fit the context, 0 for one that was not cut.
     """
 
     reason: EndReason
@@ -87,6 +88,7 @@ class Finished(NamedTuple):
     answer_count: int = 0
     answer_ns: int = 0
     context: tuple[int, ...] = ()
+    given_count: int = 0
 
 
 class Prompt(NamedTuple):

@@ -42,6 +42,8 @@ class Asking:
         options = settings(model.contents.parameters, ask.options)
         self._sent = sampling(options, num_ctx) | sent
         self._keep = int(options["num_keep"])
+        self.given_count = 0
+        """Tokens of the prompt before it was cut, 0 for one that fits."""
 
     async def plain(
         self, maker: PromptMaker | None, think: bool | str
@@ -131,9 +133,10 @@ class Asking:
                     async for piece in pieces:
                         yield piece
                 return
-            except TooLongError:
+            except TooLongError as error:
                 if not ask.truncate or dropped >= len(turns) - 1:
                     raise
+                self.given_count = self.given_count or error.tokens
                 dropped += 1
 
     async def _native_pieces(self, sent: dict[str, Any]) -> AsyncGenerator[Piece | Finished]:
@@ -157,19 +160,23 @@ class Asking:
         ask = self._ask
         before = await self._before()
         if maker is None:
-            prompt = Prompt(ask.turns[-1].content)
+            whole = prompt = Prompt(ask.turns[-1].content)
         else:
             turns, dropped = conversation(self._model, ask), 0
-            prompt = maker.make(turns)
+            whole = prompt = maker.make(turns)
             while ask.truncate and dropped < len(turns) - 1 and await self._beyond(prompt) > 0:
                 dropped += 1
                 prompt = maker.make(without(turns, dropped))
         prompt = prompt._replace(text=before + prompt.text)
         beyond = await self._beyond(prompt)
+        if maker is not None and dropped:
+            whole = whole._replace(text=before + whole.text)
+            self.given_count = await self._beyond(whole) + self._num_ctx - 1
         if beyond <= 0 or prompt.images:
             return prompt  # how much an image takes only the engine knows, which refuses too much
         if not ask.shift or not ask.truncate:
             raise TooLongError(TOO_LONG)
+        self.given_count = self.given_count or beyond + self._num_ctx - 1
         return prompt._replace(text=await self._shortened(prompt.text))
 
     async def _before(self) -> str:

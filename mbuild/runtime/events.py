@@ -114,5 +114,6 @@ def refused(status: int, body: Any) -> Exception:
     message = error.get("message") if isinstance(error, dict) else error
     text = str(message or f"the engine answered with status {status}")
     if "exceeds the available context size" in text or ("exceed" in text and "context" in text):
-        return TooLongError(TOO_LONG)
+        tokens = error.get("n_prompt_tokens") if isinstance(error, dict) else None
+        return TooLongError(TOO_LONG, tokens=tokens if isinstance(tokens, int) else 0)
     return RequestError(text) if status == 400 else EngineError(text)

@@ -28,7 +28,11 @@ class RequestError(MbuildError):
 
 
 class TooLongError(RequestError):
-    """A prompt that does not fit the context."""
+    """A prompt that does not fit the context; ``tokens``: how many it has, 0 if that is unknown."""
+
+    def __init__(self, message: str, *, hint: str = "", tokens: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.tokens = tokens
 
 
 class CannotError(MbuildError):

@@ -249,17 +249,21 @@ def seconds_of(value: object) -> float:
 
     Raises :class:`UsageError` for anything else.
     """
+    import json
     import re
 
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value) if 0 <= value < FOREVER else -1.0
     text = value if isinstance(value, str) else ""
+    # As a request writes it, in JSON.
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    wrong = UsageError(f"keep_alive {shown} is not a duration such as 5m")
     found = re.fullmatch(r"([-+]?)((?:\d*\.?\d*(?:ns|us|µs|ms|s|m|h))+|0)", text)
     if found is None:
-        raise UsageError(f"keep_alive {value!r} is not a duration such as 5m")
+        raise wrong
     parts = re.findall(r"(\d*\.?\d*)(ns|us|µs|ms|s|m|h)", found[2])
     try:
         total = sum(float(number) * _UNITS[unit] for number, unit in parts)
     except ValueError:
-        raise UsageError(f"keep_alive {value!r} is not a duration such as 5m") from None
+        raise wrong from None
     return -1.0 if (found[1] == "-" and total) or total >= FOREVER else total

@@ -39,6 +39,11 @@ _NO_SCHEMA = "llg error"
 """What xllamacpp's engine writes of a schema that it then ignores."""
 _NO_ERROR = regex(r"[\d.]+ [DIW] ")
 """How lines of llama.cpp's log begin that are no errors: a time, a letter."""
+_LLAMAS = regex(r"^[\d.]+ [DIWE] |^(?:build|main|srv|system_info)\b.*: |llama_|gguf_|ggml_")
+"""What is in lines of llama.cpp's log, of newer versions and of older ones."""
+_HINT_OF_PROGRAM = (
+    "--llama-server takes the path of a llama-server, the program of llama.cpp that serves a model"
+)
 _SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
 
 
@@ -109,7 +114,10 @@ class LlamaEngine:
                     line = await self._process.stdout.readline()
                     if not line:
                         await self._process.wait()
-                        raise EngineError(f"the model cannot be loaded: {await self._reason()}")
+                        raise EngineError(
+                            f"the model cannot be loaded: {await self._reason()}",
+                            hint=_HINT_OF_PROGRAM if server and not self._is_llama else "",
+                        )
             self._loaded = True
         except TimeoutError:
             raise EngineError(f"the model was not loaded in {LOAD_SECONDS:.0f} s") from None
@@ -131,6 +139,11 @@ class LlamaEngine:
             for mark, future in self._marks.items():
                 if mark in text and not future.done():
                     future.set_result(None)
+
+    @property
+    def _is_llama(self) -> bool:
+        """Whether what the process wrote is a log of llama.cpp's."""
+        return any(_LLAMAS.search(line) for line in self._lines)
 
     async def _reason(self) -> str:
         """What the engine said was wrong: its first line that is an error's."""

@@ -36,6 +36,8 @@ parsed = lru_cache(maxsize=16)(parse)
 _UNSHIFTED = ("deepseek2",)
 """Architectures whose contexts Ollama does not shift."""
 _MIN_BATCH = 2  # tokens; the engine does not start with fewer
+_BATCH_OF_EMBEDDING = 2048  # tokens, as in Ollama
+_LAST_TOKEN = 3  # llama.cpp's number of the pooling that takes the last token's vector
 _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 
 
@@ -43,7 +45,9 @@ class WeightFacts(NamedTuple):
     """What the header of the weights says that running them needs.
 
     ``first_token``: the text of the token that the engine puts before a prompt, "" for none;
-    ``bytes_per_token``: of the cache of keys and values, at most.
+    ``bytes_per_token``: of the cache of keys and values, at most. ``splits``: the engine can
+    work on a text to embed in parts, for its vector is the last token's, and no token sees later
+    ones; else the engine's batch has to have room for all of the text.
     """
 
     architecture: str
@@ -54,6 +58,7 @@ class WeightFacts(NamedTuple):
     chat_template: str
     first_token: str
     bytes_per_token: int
+    splits: bool = True
 
 
 class Runnable:
@@ -145,9 +150,9 @@ class Runnable:
         """The engine that these options need (:func:`mbuild.runtime.options.settings`)."""
         weights = self._files[MODEL]
         num_ctx = context_of(options, self.facts.context_length, vision=self._sees)
-        batch = min(int(options["num_batch"]), num_ctx)
-        if self.facts.pooled:
-            batch = min(2048, num_ctx)
+        batch = _BATCH_OF_EMBEDDING if self.facts.pooled else int(options["num_batch"])
+        if not self.facts.splits:
+            batch = num_ctx
         draft = (self._files.get(DRAFT) or ("",))[0]
         return EngineSpec(
             model=weights[0],
@@ -156,7 +161,7 @@ class Runnable:
             projectors=self._files.get(PROJECTOR, ()),
             draft=draft,
             num_ctx=num_ctx,
-            num_batch=max(batch, _MIN_BATCH),
+            num_batch=max(min(batch, num_ctx), _MIN_BATCH),
             num_thread=min(max(int(options["num_thread"]), 0), cores()),
             num_gpu=int(options["num_gpu"]),
             draft_tokens=max(int(options["draft_num_predict"]), 0) if draft else 0,
@@ -164,6 +169,7 @@ class Runnable:
             jinja=self.jinja,
             embeds_only=self.facts.pooled,
             pooled=self.facts.pooled,
+            splits=self.facts.splits,
             shift=shift and self.facts.architecture not in _UNSHIFTED,
         )
 
@@ -246,6 +252,8 @@ def facts_of(weights: GGUFWeights) -> WeightFacts:
         chat_template=str(weights.get("tokenizer.chat_template") or ""),
         first_token=_text(tokens[number]) if known else "",
         bytes_per_token=_cache_bytes(own),
+        splits=own("pooling_type", _LAST_TOKEN) == _LAST_TOKEN
+        and bool(own("attention.causal", True)),
     )
 
 

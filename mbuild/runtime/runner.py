@@ -19,11 +19,12 @@ from mbuild.runtime.process import nothing
 from mbuild.runtime.prompt import PromptMaker, conversation
 from mbuild.runtime.runnable import Runnable, doubt_of, read_model
 from mbuild.runtime.schema import as_json_schema
-from mbuild.runtime.tokenizing import text_of, tokens_of
+from mbuild.runtime.tokenizing import tokens_of
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
+    from mbuild.runtime.process import LlamaEngine
     from mbuild.runtime.runnable import WeightFacts
     from mbuild.runtime.spec import EngineSpec
     from mbuild.store import Store
@@ -103,7 +104,9 @@ class Runner:
                 async for piece in pieces:
                     if isinstance(piece, Finished):
                         total = time.perf_counter_ns() - began
-                        piece = piece._replace(total_ns=total, load_ns=loaded)
+                        piece = piece._replace(
+                            total_ns=total, load_ns=loaded, given_count=asking.given_count
+                        )
                     yield piece
 
     async def prompt(self, model: Runnable, ask: Ask) -> Prompt:
@@ -129,15 +132,8 @@ class Runner:
             loaded = time.perf_counter_ns() - began
             vectors, count = [], 0
             for text in texts:
-                most = min(spec.num_ctx, spec.num_batch)
-                tokens = await tokens_of(engine, text, add_special=True)
-                if len(tokens) > most:
-                    if not truncate:
-                        raise TooLongError("the input length exceeds the context length")
-                    kept = await tokens_of(engine, text, add_special=False)
-                    tokens = kept[: most - (len(tokens) - len(kept))]
-                    text = await text_of(engine, tokens)
-                answer = await engine.ask("/v1/embeddings", {"input": text})
+                tokens = await self._embeddable(engine, text, truncate=truncate)
+                answer = await engine.ask("/v1/embeddings", {"input": tokens or text})
                 body = await answer.json()
                 if answer.status != 200:
                     raise refused(answer.status, body)
@@ -145,6 +141,23 @@ class Runner:
                 count += int(body.get("usage", {}).get("prompt_tokens", len(tokens)))
         total = time.perf_counter_ns() - began
         return vectors, Finished(EndReason.STOP, total, loaded, count)
+
+    async def _embeddable(self, engine: LlamaEngine, text: str, *, truncate: bool) -> list[int]:
+        """The tokens of a text, or as many of the first as there is room for."""
+        most = engine.spec.most_embedded
+        tokens = await tokens_of(engine, text, add_special=True)
+        if len(tokens) <= most:
+            return tokens
+        if not truncate:
+            raise TooLongError(
+                f"the input length exceeds the context length: it has {len(tokens)} tokens, and"
+                f" num_ctx {engine.spec.num_ctx} has room for {most}"
+            )
+        # What the vocabulary puts before and behind a text stays around what is left of it.
+        own = await tokens_of(engine, text, add_special=False)
+        added = len(tokens) - len(own)
+        before = next((n for n in range(added) if tokens[n : n + len(own)] == own), added)
+        return [*tokens[: before + most - added], *tokens[before + len(own) :]]
 
 
 def _thinks(model: Runnable, ask: Ask) -> bool | str:

@@ -18,6 +18,7 @@ class EngineSpec(NamedTuple):
     itself, by the template in the weights. ``num_thread`` 0: as many as there are cores;
     ``num_gpu`` -1: as many layers as fit, for engines that have a GPU. ``shift``: an answer that
     fills the context goes on, and loses half of what is behind the first ``num_keep`` tokens.
+    ``splits``: a text to embed may be longer than ``num_batch``.
     """
 
     model: str
@@ -34,6 +35,7 @@ class EngineSpec(NamedTuple):
     jinja: bool = False
     embeds_only: bool = False
     pooled: bool = False
+    splits: bool = True
     shift: bool = True
 
     @property
@@ -41,6 +43,14 @@ class EngineSpec(NamedTuple):
         """Every file that the engine opens."""
         weights = self.shards or (self.model,)
         return (*weights, *self.adapters, *self.projectors, *filter(None, (self.draft,)))
+
+    @property
+    def most_embedded(self) -> int:
+        """Tokens of the longest text that can be embedded.
+
+        An engine that works on a text in parts refuses one that fills its context.
+        """
+        return self.num_ctx - 1 if self.splits else min(self.num_ctx, self.num_batch)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as the child reads them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -45,8 +46,8 @@ def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
     think = fields.get("think")
     if think is not None and not isinstance(think, bool) and think not in THINK_LEVELS:
         raise UsageError(
-            f'invalid think value: {think!r} (must be "high", "medium", "low", "max", true, or'
-            " false)"
+            f'invalid think value: {json.dumps(think)} (must be "high", "medium", "low", "max",'
+            " true, or false)"
         )
     top = fields.get("top_logprobs", 0)
     if not 0 <= top <= MAX_TOP_LOGPROBS:
@@ -153,6 +154,8 @@ class OllamaLines:
         line["done_reason"] = finished.reason
         if self._complete and finished.context:
             line["context"] = list(finished.context)
+        if finished.given_count:  # Ollama does not say it; mbuild run tells its user
+            line["prompt_given_count"] = finished.given_count
         return {**line, **statistics(finished)}
 
 

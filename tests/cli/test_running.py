@@ -42,13 +42,14 @@ def server(store: Path) -> Iterator[LiveServer]:
 
 
 def _run(
-    store: Path, *arguments: str, stdin: str = "", status: int = 0
+    store: Path, *arguments: str | bytes, stdin: str | bytes = "", status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mbuild", *arguments, "--store", str(store)]
     environment = {**os.environ, "NO_COLOR": "1"}
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=120, env=environment
-    )
+    text = stdin if isinstance(stdin, bytes) else stdin.encode()
+    found = subprocess.run(command, input=text, capture_output=True, timeout=120, env=environment)
+    said = (found.stdout.decode(), found.stderr.decode())
+    done = subprocess.CompletedProcess(command, found.returncode, *said)
     assert done.returncode == status, done.stderr
     return done
 
@@ -56,6 +57,7 @@ def _run(
 def test_a_prompt_is_answered(store: Path) -> None:
     """On standard output alone; --verbose counts on standard error."""
     done = _run(store, "run", "chat", "What is the capital of France?", "--verbose")
+    assert "load duration:        0.000 s" not in done.stderr
     assert "Paris" in done.stdout and "eval rate" in done.stderr
     assert "Paris" not in done.stderr
 
@@ -80,6 +82,30 @@ def test_an_answer_is_json(store: Path, tmp_path: Path) -> None:
     assert "JSON Schema" in _run(store, "run", "chat", "--format", "x", "y", status=2).stderr
 
 
+def test_json_that_was_cut_is_no_success(store: Path) -> None:
+    """A warning on standard error, and status 1; a text may end anywhere."""
+    schema = json.dumps({"type": "string", "minLength": 400})
+    done = _run(store, "run", "chat", "--format", schema, "A story", status=1)
+    assert done.stdout.startswith('"')
+    assert "warning: the answer was cut short" in done.stderr and "num_predict" in done.stderr
+    assert "warning" not in _run(store, "run", "chat", "Tell a long story").stderr
+
+
+def test_a_prompt_that_is_cut_is_told(store: Path) -> None:
+    """On standard error: how much the model got, and what makes room for more."""
+    done = _run(store, "run", "chat", "What colour?", stdin="the sky is blue " * 500)
+    assert done.stdout.strip() and done.stderr.count("warning:") == 1
+    assert "of the prompt's 2,0" in done.stderr and "PARAMETER num_ctx" in done.stderr
+
+
+def test_a_prompt_is_text(store: Path) -> None:
+    """Bytes that are no UTF-8 are refused, wherever they come from."""
+    done = _run(store, "run", "chat", b"a\xff", status=2)
+    assert "the prompt is not UTF-8 text" in done.stderr and "iconv" in done.stderr
+    done = _run(store, "run", "chat", stdin=b"caf\xe9", status=2)
+    assert "standard input is not UTF-8 text (byte 4)" in done.stderr
+
+
 def test_a_base_model_completes_a_prompt(tmp_path: Path) -> None:
     """Without any template the prompt is what the model goes on with, as in Ollama."""
     file, store = tmp_path / "Modelfile", tmp_path / "store"
@@ -96,6 +122,10 @@ def test_what_cannot_be_run_is_said(store: Path) -> None:
     """An unknown name, a wrong option, no server to ask; each with a way to go."""
     done = _run(store, "run", "nope", "x", status=1)
     assert "not found" in done.stderr and "hint:" in done.stderr
+    done = _run(store, "run", "localhost:5885/x", "hi", status=1)
+    assert "mbuild pull localhost:5885/x:latest gets it" in done.stderr
+    done = _run(store, "run", "chat", "hi", "--llama-server", "/bin/cat", status=1)
+    assert "takes the path of a llama-server" in done.stderr
     assert "high" in _run(store, "run", "chat", "x", "--think", "much", status=2).stderr
     assert (
         "does not support thinking"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from http_in_thread import answering
 
+from mbuild.cli.answers import Answers
 from mbuild.cli.run import run_command
 from mbuild.cli.talking import AtServer, ServerSaysError
 from mbuild.core.names import ModelName
-from mbuild.runtime.asked import Ask, ChatTurn, EndReason, Piece
+from mbuild.runtime.asked import Ask, ChatTurn, EndReason, Finished, Piece
 
 ASKED: list[tuple[str, Any, str]] = []
 LINES = [
@@ -29,7 +30,9 @@ class _Server(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         ASKED.append((self.path, body, self.headers.get("Authorization", "")))
-        if body.get("think"):
+        if body.get("model") == "locked:latest":
+            data, status = b'{"error": "unauthorized (send Authorization: Bearer TOKEN)"}', 401
+        elif body.get("think"):
             data, status = b'{"error": "cannot think"}', 400
         elif self.path == "/api/show":
             data, status = b'{"capabilities": ["completion", "vision"]}', 200
@@ -88,6 +91,53 @@ def test_what_a_server_says_is_wrong_is_said(url: str) -> None:
         talker.ask(Ask(broken, complete=True), print)
     with pytest.raises(ServerSaysError, match="gives no answer"):
         AtServer("http://127.0.0.1:9", ModelName.parse("m"), None)
+
+
+def test_a_server_s_token_is_asked_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the variable that the command reads it from, not in the words of HTTP."""
+    monkeypatch.delenv("MBUILD_TOKEN", raising=False)
+    with pytest.raises(ServerSaysError, match="wants a token") as caught:
+        AtServer(url, ModelName.parse("locked"), None)
+    assert "MBUILD_TOKEN" in caught.value.hint
+    monkeypatch.setenv("MBUILD_TOKEN", "wrong")
+    with pytest.raises(ServerSaysError, match="does not accept the token in MBUILD_TOKEN"):
+        AtServer(url, ModelName.parse("locked"), None)
+
+
+class _Silent:
+    """Answers with an end alone."""
+
+    capabilities = ("completion",)
+
+    def __init__(self, **end: Any) -> None:
+        self._end = Finished(**end)
+
+    def ask(self, ask: Ask, show: Any) -> Finished:
+        return self._end
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_of_an_answer_of_no_words_there_is_no_rate(
+    count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The engine's time for what it did not write says nothing."""
+    options = {"verbose": True, "shape": None, "hide_thinking": False}
+    talker = _Silent(reason=EndReason.STOP, answer_count=count, answer_ns=1000)
+    Answers(talker, options).show(Ask(()))  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "eval duration" in said and "eval rate" not in said
+
+
+def test_a_talk_is_told_once_that_its_prompts_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """With both numbers, and what makes the context larger."""
+    options = {"verbose": False, "shape": None, "hide_thinking": False}
+    talker = _Silent(reason=EndReason.STOP, prompt_count=258, given_count=80014)
+    answers = Answers(talker, options)  # type: ignore[arg-type]
+    for _ in range(2):
+        answers.show(Ask(()))
+    said = capsys.readouterr().err
+    assert said.count("warning:") == 1 and "PARAMETER num_ctx" in said
+    assert "258 of the prompt's 80,014 tokens" in said
 
 
 def test_the_command_has_its_options() -> None:

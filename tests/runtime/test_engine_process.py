@@ -89,6 +89,26 @@ def test_what_is_no_model_is_said(loop: asyncio.AbstractEventLoop, tmp_path: Pat
     assert set(_folders()) <= before
 
 
+@pytest.mark.parametrize(
+    ("says", "hinted"),
+    [
+        ("Try 'cat --help' for more information.", True),
+        ("0.01.234 E srv    load_model: failed to load", False),
+        ("llama_model_load: error loading model", False),
+    ],
+)
+def test_a_program_that_is_no_llama_server_is_told_apart(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path, says: str, hinted: bool
+) -> None:
+    """It ends before it answers; of a real one the reason is enough."""
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\necho "{says}" >&2\nexit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(EngineError, match="cannot be loaded") as caught:
+        loop.run_until_complete(start(EngineSpec(str(smollm()), **SMALL), str(program)))
+    assert ("path of a llama-server" in caught.value.hint) is hinted
+
+
 def _folders() -> list[Path]:
     import tempfile
 

@@ -51,6 +51,7 @@ def test_a_header_says_what_running_needs(store: Store) -> None:
     """SmolLM2's own numbers: 30 layers with 3 key/value heads of 64."""
     facts = _model(store, "chat").facts
     assert (facts.architecture, facts.context_length, facts.pooled) == ("llama", 8192, False)
+    assert facts.splits
     assert facts.first_token == ""  # there is one, and this vocabulary does not add it
     assert facts.bytes_per_token == 30 * 3 * (64 + 64) * 2
     assert "im_start" in facts.chat_template
@@ -82,6 +83,25 @@ def test_a_header_is_read_once_a_file(store: Store) -> None:
     assert one.spec(options) == two.spec(options)
     with pytest.raises(NameNotFoundError, match="model 'nope:latest' not found"):
         read_model(store, ModelName.parse("nope"), known)
+
+
+@pytest.mark.parametrize(
+    ("more", "batch", "longest"),
+    [
+        ({}, 512, 4095),
+        ({"llama.pooling_type": 3}, 2048, 4095),
+        ({"llama.pooling_type": 1}, 4096, 4096),
+        ({"llama.attention.causal": False}, 4096, 4096),
+    ],
+)
+def test_texts_of_a_whole_context_can_be_embedded(
+    store: Store, more: dict[str, Any], batch: int, longest: int
+) -> None:
+    """In parts where the last token's vector is the text's; else the batch has room for it all."""
+    header = {"general.architecture": "llama", "llama.context_length": 8192, **more}
+    found = facts_of(header)  # type: ignore[arg-type]  # its get is enough
+    spec = _model(store, "chat", **found._asdict()).spec(settings({}, {"num_ctx": 4096}))
+    assert (spec.num_batch, spec.most_embedded) == (batch, longest)
 
 
 def test_who_makes_the_prompts(store: Store) -> None:

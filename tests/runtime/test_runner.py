@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import has_engine
 from mbuild.runtime.runnable import Runnable
 from mbuild.runtime.runner import Runner
+from mbuild.runtime.spec import EngineSpec
 from mbuild.store import Store
 
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
@@ -114,9 +116,64 @@ def test_texts_beyond_the_context_are_cut_or_refused(run: Callable[[Scenario], N
 
     async def scenario(runner: Runner, model: Runnable) -> None:
         vectors, end = await runner.embed(model, ["word " * 300], FEW, None)
-        assert len(vectors[0]) == 576 and 0 < end.prompt_count <= 128
-        with pytest.raises(TooLongError, match="exceeds the context length"):
+        assert len(vectors[0]) == 576 and end.prompt_count == 127
+        with pytest.raises(TooLongError, match=r"exceeds the context length: .*128 has room for"):
             await runner.embed(model, ["word " * 300], FEW, None, truncate=False)
+
+    run(scenario)
+
+
+def test_texts_are_not_cut_below_the_context(run: Callable[[Scenario], None]) -> None:
+    """The batch bounds no text: what is behind it counts, and the vector is the same."""
+
+    async def scenario(runner: Runner, model: Runnable) -> None:
+        texts = ["word " * 200 + end for end in ("cats like milk", "quantum physics is hard")]
+        found = []
+        for batch in (32, 256):
+            options = {**FEW, "num_ctx": 256, "num_batch": batch}
+            vectors, end = await runner.embed(model, texts, options, 0.0, truncate=False)
+            assert end.prompt_count > 400
+            assert _alike(*vectors) < 0.99
+            found.append(vectors)
+        assert _alike(found[0][0], found[1][0]) > 0.999
+
+    run(scenario)
+
+
+def _alike(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def test_what_a_vocabulary_adds_stays_around_a_text_that_is_cut() -> None:
+    """The first token and the last one; as many of the text's own as there is room for."""
+
+    class Engine:
+        spec = EngineSpec("m", num_ctx=6, num_batch=6, splits=False)
+
+    async def tokens(engine: object, text: str, *, add_special: bool) -> list[int]:
+        own = [ord(letter) for letter in text]
+        return [1, *own, 2] if add_special else own
+
+    async def cut(text: str) -> list[int]:
+        runner = Runner(lambda: Store(Path()), Pool())
+        return await runner._embeddable(Engine(), text, truncate=True)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mbuild.runtime.runner.tokens_of", tokens)
+        assert asyncio.run(cut("abcd")) == [1, *b"abcd", 2]
+        assert asyncio.run(cut("abcdefgh")) == [1, *b"abcd", 2]
+
+
+def test_who_asks_is_told_how_much_of_a_prompt_was_cut(run: Callable[[Scenario], None]) -> None:
+    """Of a text that is too long, and of a conversation; nothing of a prompt that fits."""
+
+    async def scenario(runner: Runner, model: Runnable) -> None:
+        long = "word " * 300
+        turns = (ChatTurn("user", long), ChatTurn("assistant", "ok"), ChatTurn("user", "Hi"))
+        for ask in (_ask(long), _ask(long, raw=True), Ask(turns, options=FEW)):
+            _, end = await _collected(runner.answer(model, ask))
+            assert end.given_count > 299 > end.prompt_count > 0
+        assert (await _collected(runner.answer(model, _ask("Hi"))))[1].given_count == 0
 
     run(scenario)
 

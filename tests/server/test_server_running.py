@@ -260,7 +260,8 @@ def test_a_long_conversation_loses_its_first_turns(server: Server) -> None:
     body = {**loaded, "messages": turns, "truncate": False}
     assert "context length" in _post(server, "/api/chat", 400, **body)["error"]
     body = {**loaded, "prompt": "word " * 300}
-    assert _post(server, "/api/generate", **body)["prompt_eval_count"] < 128
+    cut = _post(server, "/api/generate", **body)
+    assert cut["prompt_eval_count"] < 128 < 300 < cut["prompt_given_count"]
     assert "context length" in _post(server, "/api/generate", 400, **body, shift=False)["error"]
     _post(server, "/api/generate", model="chat", keep_alive=0)
     assert _engines() == []
@@ -330,6 +331,7 @@ def test_embeddings_have_length_one(server: Server) -> None:
     assert alike(old, one) == pytest.approx(1, abs=1e-3)
     long = {"model": "chat", "input": "word " * 300, "options": {"num_ctx": 128}}
     assert len(_post(server, "/api/embed", **long)["embeddings"]) == 1
+    assert _post(server, "/api/embed", **long)["prompt_eval_count"] == 127
     refused = _post(server, "/api/embed", 400, **long, truncate=False, keep_alive=0)
     assert "exceeds the context length" in refused["error"]
 

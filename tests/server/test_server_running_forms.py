@@ -47,6 +47,15 @@ def test_a_prompt_is_read() -> None:
     assert ask.complete and not ask.truncate and ask.system is None
 
 
+def test_what_is_wrong_is_shown_as_json_has_it() -> None:
+    """A value of the request as the request wrote it, not as Python does."""
+    for value, shown in ((True, "true"), ("x", '"x"'), (["5m"], r'\["5m"\]')):
+        with pytest.raises(UsageError, match=f"keep_alive {shown} is not a duration"):
+            read_generate({"prompt": "p", "keep_alive": value})
+    with pytest.raises(UsageError, match='think value: "much"'):
+        read_generate({"prompt": "p", "think": "much"})
+
+
 def test_lines_are_ollama_s() -> None:
     """Zeros are left out, a context only of completions, one line may be the whole answer."""
     chat, complete = OllamaLines("m", complete=False), OllamaLines("m", complete=True)
