@@ -160,7 +160,7 @@ class ModelReference(NamedTuple):
 
     def __str__(self) -> str:
         at = f"@{self.digest}" if self.digest else ""
-        tag = "" if at and self.tag == DEFAULT_TAG else f":{self.tag}"
+        tag = "" if at and self.tag in ("", DEFAULT_TAG) else f":{self.tag}"
         return f"{self.host}/{self.path}{tag}{at}"
 
 

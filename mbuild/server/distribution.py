@@ -204,10 +204,9 @@ def _blob(store: Store, asked: _Asked) -> tuple[Path, os.stat_result] | bytes:
             if layer.digest == digest and store.blobs.has(digest, layer.size):
                 path = store.blobs.local_path(digest)
                 return path, path.stat()
-    for name in _names(store, repository):
-        for shown in forms.of_model(store, name):
-            if digest in shown.written.contents:
-                return shown.written.contents[digest]
+    made = forms.content_of(store, _names(store, repository), digest)
+    if made is not None:
+        return made
     if pending and digest in store.uploads.held() and store.blobs.size(digest) is not None:
         store.uploads.refresh(digest)
         path = store.blobs.local_path(digest)

@@ -7,7 +7,7 @@ the manifests of statements and signatures about the model, which are made from 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from mbuild.core.digest import SHA256, Digest
@@ -53,6 +53,15 @@ def of_model(store: Store, name: ModelName) -> Iterator[Shown]:
             yield Shown(tag, written)
     except MbuildError:
         return
+
+
+def content_of(store: Store, names: Iterable[ModelName], digest: Digest) -> bytes | None:
+    """A blob that only these forms and documents of some models have: it is in no file."""
+    for name in names:
+        for shown in of_model(store, name):
+            if digest in shown.written.contents:
+                return shown.written.contents[digest]
+    return None
 
 
 def is_signature_tag(tag: str) -> bool:

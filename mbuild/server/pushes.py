@@ -38,6 +38,8 @@ from mbuild.store.attached import attach
 from mbuild.store.manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
     from mbuild.core.names import ModelName
@@ -221,11 +223,15 @@ def _keep_documents(store: Store, name: ModelName, data: bytes, kind: str) -> tu
     except (ValueError, KeyError, TypeError, DigestError, RecursionError):
         raise BadManifestError("a manifest has to be pushed under a tag") from None
     with store.using():
-        beside = store.manifests.beside(store.manifests.resolve(name))
+        beside = list(store.manifests.beside(store.manifests.resolve(name)))
         known = (store.manifests.read_bytes(each) for each in beside)
         if not any(found and Digest.of(found) == subject for found in known):
             raise BadManifestError(f"there is no model {subject} in this repository")
-        found = list(documents_in(data, subject, lambda layer, limit: _small(store, layer, limit)))
+
+        def small(layer: Layer, limit: int) -> bytes:
+            return _small(store, beside, layer, limit)
+
+        found = list(documents_in(data, subject, small))
         if not found:
             raise BadManifestError("it is neither a model nor a document about one")
         for document in found:
@@ -233,10 +239,14 @@ def _keep_documents(store: Store, name: ModelName, data: bytes, kind: str) -> tu
     return Digest.of(data), str(subject)
 
 
-def _small(store: Store, layer: Layer, limit: int) -> bytes:
-    if not store.blobs.bring(layer.digest, layer.size):
+def _small(store: Store, names: Sequence[ModelName], layer: Layer, limit: int) -> bytes:
+    """A blob that was pushed, or that a push was told is there, as part of a document."""
+    if store.blobs.bring(layer.digest, layer.size):
+        return store.blobs.read(layer.digest, limit)
+    made = forms.content_of(store, names, layer.digest)
+    if made is None or len(made) > limit:
         raise NoBlobError(f"the blob {layer.digest} was not pushed")
-    return store.blobs.read(layer.digest, limit)
+    return made
 
 
 def _stands(name: str, upload: str, size: int, status: int) -> Response:

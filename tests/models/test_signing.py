@@ -317,6 +317,23 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield found
 
 
+def test_a_later_signature_reaches_mbuild_serve(
+    mbuild: Run, tmp_path: Path, server: Server
+) -> None:
+    """Though the statements that were made there are not sent again, and are in no blob there."""
+    target = f"127.0.0.1:{server.port}/org/mario:v1"
+    built = mbuild("build", "-t", "org/mario:v1", "--store", "there")
+    assert built.returncode == 0, built.stderr
+    assert mbuild("pull", target, "-t", "mine", "--store", "other").returncode == 0
+    signed = mbuild("sign", "mine", "--key", "key", "--store", "other")
+    assert signed.returncode == 0, signed.stderr
+    done = mbuild("push", "mine", target, "--store", "other")
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    options = ("--signed", "--key", "key.pub", "--store", "there")
+    verified = mbuild("verify", "org/mario:v1", *options)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
 def test_mbuild_serve_takes_and_lists_them(mbuild: Run, tmp_path: Path, server: Server) -> None:
     """Pushed to it, listed as referrers, under cosign's tags, and pulled again."""
     host = f"127.0.0.1:{server.port}"

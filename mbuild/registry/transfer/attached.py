@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import AbsentError, MbuildError, RegistryError
+from mbuild.core.errors import AbsentError, MbuildError, RegistryError, UnreachableError
 from mbuild.core.transfers import Direction, DocumentsMoved, TransferEvent
 from mbuild.registry.client.answers import drained, read_limited
 from mbuild.registry.client.referrers import Referrer, announce
@@ -100,15 +100,26 @@ def _give_names(
     reference: ModelReference,
     subject: Digest,
 ) -> None:
+    """Write the manifests, also those behind one that was refused; then raises its error."""
     scopes = (push_scope(reference.path),)
     unlisted: list[Referrer] = []
+    refused: list[RegistryError] = []
     for tag, written in manifests:
         digest = Digest.of(written.data)
         where = reference._replace(tag=tag, digest=None if tag else digest)
-        if not registry.put_manifest(where, written.data, written.media_type, scopes):
-            unlisted.append(Referrer(digest, len(written.data), written.artifact_type))
+        try:
+            listed = registry.put_manifest(where, written.data, written.media_type, scopes)
+        except UnreachableError:  # so will be the rest
+            raise
+        except RegistryError as error:
+            refused.append(error)
+        else:
+            if not listed:
+                unlisted.append(Referrer(digest, len(written.data), written.artifact_type))
     if unlisted:
         announce(registry, reference, subject, unlisted, scopes)
+    if refused:
+        raise refused[0]
 
 
 # Back.
