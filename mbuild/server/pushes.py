@@ -16,13 +16,13 @@ from anyio import to_thread
 from starlette.responses import Response
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import MbuildError
+from mbuild.core.errors import RegistryError
 from mbuild.core.patterns import regex
+from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import Received
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
 from mbuild.registry.documents import documents_in
-from mbuild.registry.reference import ModelReference
 from mbuild.server import forms
 from mbuild.server.distribution import HEADERS, stored_name
 from mbuild.server.errors import (
@@ -132,7 +132,8 @@ async def manifest(service: Service, request: Request) -> Response:
     if by_digest and tag != str(Digest.of(data)):
         raise BadDigestError(f"the manifest has the digest {Digest.of(data)}, not {tag}")
     keep = _keep_documents if by_digest or forms.is_signature_tag(tag) else _keep
-    digest, subject = await service.locking.run(keep, store, name, data, kind)
+    put = _Put(name, f"{path}:{tag}", data, kind)
+    digest, subject = await service.locking.run(keep, store, put)
     response = _created(f"/v2/{path}/manifests/{digest}", digest)
     if subject:
         response.headers["OCI-Subject"] = subject
@@ -192,32 +193,48 @@ def _commit(store: Store, writer: BlobWriter, digest: Digest) -> None:
             store.files.remember_content(blob.size, blob.blake3)
 
 
-def _keep(store: Store, name: ModelName, data: bytes, kind: str) -> tuple[Digest, str]:
+class _Put(NamedTuple):
+    """A manifest that is to get a name: the store's; ``said`` is what the client calls it."""
+
+    name: ModelName
+    said: str
+    data: bytes
+    media_type: str
+
+
+def _keep(store: Store, put: _Put) -> tuple[Digest, str]:
     """Check a manifest and write it; its digest, and what it refers to if that is listed.
 
     A model's manifest in another form is there already, if the model is: then it is equal.
     """
+    name, data = put.name, put.data
     digest = Digest.of(data)
     shown = forms.by_tag(store, name)
     if shown is not None and shown.written.data == data:
         return digest, str(json.loads(data)["subject"]["digest"])
-    reference = ModelReference(name.host, f"{name.namespace}/{name.model}", name.tag)
     try:
-        found = document(Received(data, digest, kind), reference)
-        model = ollama.manifest(found, reference)
-    except MbuildError as error:
+        found = document(Received(data, digest, put.media_type), put.said)
+        if not ollama.fits(found):
+            kind = found.config.media_type[:100]
+            raise BadManifestError(
+                f"{put.said}: this registry takes only Ollama's manifests, and not one of {kind!r}"
+            )
+        model = ollama.manifest(found, put.said)
+    except RegistryError as error:
         raise BadManifestError(error.message) from None
     with store.using():
+        beside = list(store.manifests.beside(store.manifests.resolve(name)))
         for layer in model.blobs():
             if not store.blobs.bring(layer.digest, layer.size):
-                raise NoBlobError(f"the blob {layer.digest} was not pushed")
+                store.blobs.put(_made(store, beside, layer))
         store.replace(store.manifests.resolve(name), data)
         store.uploads.settle(layer.digest for layer in model.blobs())
     return digest, ""
 
 
-def _keep_documents(store: Store, name: ModelName, data: bytes, kind: str) -> tuple[Digest, str]:
+def _keep_documents(store: Store, put: _Put) -> tuple[Digest, str]:
     """Keep the documents that a manifest holds about a model; its digest, and the model's."""
+    name, data = put.name, put.data
     try:
         subject = Digest.parse(json.loads(data)["subject"]["digest"])
     except (ValueError, KeyError, TypeError, DigestError, RecursionError):
@@ -243,8 +260,13 @@ def _small(store: Store, names: Sequence[ModelName], layer: Layer, limit: int) -
     """A blob that was pushed, or that a push was told is there, as part of a document."""
     if store.blobs.bring(layer.digest, layer.size):
         return store.blobs.read(layer.digest, limit)
+    return _made(store, names, layer)
+
+
+def _made(store: Store, names: Sequence[ModelName], layer: Layer) -> bytes:
+    """A blob that is in no file, but is made for whoever asks, and so need not be pushed."""
     made = forms.content_of(store, names, layer.digest)
-    if made is None or len(made) > limit:
+    if made is None or len(made) != layer.size:
         raise NoBlobError(f"the blob {layer.digest} was not pushed")
     return made
 

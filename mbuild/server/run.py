@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
+import logging
 import os
 import signal
 import socket
@@ -60,8 +62,28 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _JsonLines(logging.Handler):
+    """What uvicorn itself has to say, as of a request that is none: one object a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        facts = {"time": when, "error": record.getMessage()}
+        if record.exc_info:
+            facts["traceback"] = logging.Formatter().formatException(record.exc_info)
+        sys.stderr.write(json.dumps(facts) + "\n")
+
+
+def _log_as(form: str) -> None:
+    """Have uvicorn's own lines in the form of those of requests (``--log``), or none of them."""
+    logger = logging.getLogger("uvicorn.error")
+    logger.handlers = [_JsonLines()] if form == "json" else []
+    logger.setLevel(logging.CRITICAL if form == "off" else logging.WARNING)
+
+
 def configuration(service: Service) -> uvicorn.Config:
     """How uvicorn serves a service."""
+    _log_as(service.log)
     return uvicorn.Config(
         make_app(service),
         http=Connection,

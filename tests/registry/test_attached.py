@@ -18,7 +18,9 @@ from mbuild.registry.client.access import Access
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer.attached import fetch_documents
 from mbuild.registry.transfer.pull import pull
+from mbuild.registry.transfer.push import push
 from mbuild.store import Store
+from mbuild.store.attached import ENVELOPE, PROVENANCE, SBOM, attach
 
 NAME = ModelName.parse("mine")
 
@@ -108,3 +110,42 @@ def test_registries_that_take_no_documents_are_not_asked(store: Store, host: str
     found = list[DocumentsMoved]()
     found += fetch_documents(registry, reference, Digest("0" * 64), store)  # type: ignore[arg-type]
     assert not found
+
+
+@pytest.mark.parametrize("what", ["a blob", "a manifest", "what others signed"])
+def test_a_document_that_is_refused_keeps_no_other_back(tiny_store: Store, what: str) -> None:
+    """It is named, in plain words; the others arrive, and are counted."""
+    name = ModelName.parse("tiny")
+    identity = tiny_store.manifests.read(name).id
+    bill = b'{"bomFormat": "CycloneDX"}'
+    attach(tiny_store, identity, PROVENANCE, b'{"predicateType": "p"}')
+    attach(tiny_store, identity, SBOM, bill)
+    attach(tiny_store, identity, ENVELOPE, b'{"payload": "e30="}')
+    tag = identity.filename
+
+    def refuse(handler: Handler) -> bool:
+        path = handler.path
+        blob = handler.command == "PUT" and path.endswith(digest_of(bill))
+        put = handler.command == "PUT" and "/manifests/sha256:" in path
+        signed = handler.command == "GET" and path.endswith(f"/manifests/{tag}.att")
+        if not {"a blob": blob, "a manifest": put, "what others signed": signed}[what]:
+            return False
+        handler.body()
+        handler.answer(400, b'{"errors": [{"message": "not here"}]}')
+        return True
+
+    with stand_in() as (registry, host):
+        registry.before = refuse
+        found = push(name, ModelReference.parse(f"{host}/a/m:v1"), tiny_store, Access())
+        (moved,) = (event for event in found if isinstance(event, DocumentsMoved))
+        there = {key.partition(":")[2] for key in registry.manifests}
+    number, words = {
+        "a blob": (2, ["the bill of materials: "]),
+        "a manifest": (1, ["the statement about how it was built: ", "the bill of materials: "]),
+        "what others signed": (2, ["the signed statements: "]),
+    }[what]
+    assert moved.number == number
+    assert [each in moved.problem for each in words] == [True] * len(words)
+    assert moved.problem.count("not here") == len(words)
+    assert ":@" not in moved.problem
+    assert (f"{tag}.att" in there) == (what != "what others signed")

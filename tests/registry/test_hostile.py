@@ -205,6 +205,9 @@ def test_wrong_bytes_always(store: Store) -> None:
         registry.model("a/m:v1", b"weights")
         registry.blobs[digest_of(b"weights")] = b"WEIGHTS"
         refused(store, host, "sent the wrong bytes")
+        with pytest.raises(RegistryError) as caught:
+            pulled(store, host)
+        assert "remove it in the registry first" in caught.value.hint
         left = {path.name for path in (store.private / "partial").iterdir()}
         assert not any(digest_of(b"weights")[7:] in name for name in left)
 
@@ -460,6 +463,31 @@ def test_nobody_listens(store: Store) -> None:
     with stand_in() as (_, host):
         pass
     refused(store, host, "does not answer", UnreachableError)
+    with pytest.raises(UnreachableError) as caught:
+        pulled(store, host)
+    assert "check the host and its port" in caught.value.hint
+
+
+def test_a_registry_that_is_gone_in_the_middle(store: Store) -> None:
+    """It is said that what arrived is kept; the next pull goes on with it."""
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", WEIGHTS)
+        registry.cuts, registry.cut_after = 1 << 30, 1 << 20
+
+        def gone(handler: Handler) -> bool:
+            if sum(registry.sent.values()) > 8 << 20:
+                handler.close_connection = True
+                return True
+            return False
+
+        registry.before = gone
+        with pytest.raises(UnreachableError) as caught:
+            pulled(store, host)
+        assert "what arrived is kept" in caught.value.hint
+        registry.before, registry.cuts = lambda handler: False, 0
+        registry.sent.clear()
+        pulled(store, host)
+        assert registry.sent[digest_of(WEIGHTS)] < len(WEIGHTS)
 
 
 def test_the_memory_is_bounded(store: Store) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ case "$1" in
       acr.io) echo '{{"ServerURL":"acr.io","Username":"<token>","Secret":"R"}}' ;;
       bad.io) echo 'no JSON' ;;
       broken.io) echo 'the keyring is locked'; exit 1 ;;
+      beside.io) printf '\\033[1mno agent\\033[0m %0400d\\nmore\\n' 0 >&2; exit 1 ;;
+      secret.io) echo '{{"Username":"u","Secret":"hidden"}}'; exit 3 ;;
+      agent.io) sleep 20 > /dev/null & echo 'no agent' >&2; exit 1 ;;
       *) echo 'credentials not found in native keychain'; exit 1 ;;
     esac ;;
   store|erase) cat > {kept} ;;
@@ -146,6 +150,39 @@ def test_helpers(home: Path, helper: Path) -> None:
         find("bad.io")
     with pytest.raises(UsageError, match="the keyring is locked"):
         find("broken.io")
+
+
+def test_what_a_helper_says_beside_its_output(home: Path, helper: Path) -> None:
+    """One line of it, limited and harmless, also if it leaves something running; no secret."""
+    write(home / ".docker" / "config.json", {"credsStore": "test"})
+    with pytest.raises(UsageError, match="no agent") as caught:
+        find("beside.io")
+    message = caught.value.message
+    assert message.isprintable() and "more" not in message and len(message) < 400
+    with pytest.raises(UsageError, match="it says nothing") as caught:
+        find("secret.io")
+    assert "hidden" not in caught.value.message
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="no agent"):
+        find("agent.io")
+    assert time.monotonic() - began < 15
+
+
+def test_a_helper_that_does_not_work(
+    home: Path, helper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What to do about it is said, too."""
+    write(home / ".docker" / "config.json", {"credsStore": "test"})
+    program = home / "bin" / "docker-credential-test"
+    program.write_text("#!/bin/sh\nexec sleep 20\n")
+    monkeypatch.setattr(helpers, "_SECONDS", 0.2)
+    with pytest.raises(UsageError, match="it took more than") as caught:
+        find("x.io")
+    assert "unlock" in caught.value.hint
+    program.write_bytes(b"\0\0")
+    with pytest.raises(UsageError, match="does not work") as caught:
+        find("x.io")
+    assert "chmod" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "a;b", "", "a/b"])

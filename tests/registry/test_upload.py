@@ -10,6 +10,7 @@ import pytest
 from registries import digest_of
 from stand_in import Handler, StandIn, stand_in
 
+from mbuild.core.digest import Digest
 from mbuild.core.errors import DeniedError, RegistryError, UnreachableError
 from mbuild.core.names import ModelName
 from mbuild.core.transfers import Transferred
@@ -18,10 +19,14 @@ from mbuild.registry.auth.login import Login
 from mbuild.registry.client import attempts
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.attempts import TRIES
+from mbuild.registry.client.registry import Registry
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer import upload
 from mbuild.registry.transfer.push import push
-from mbuild.store import Store
+from mbuild.registry.transfer.record import Session, UploadRecord
+from mbuild.store import Layer, Store
+from mbuild.store.media import MODEL as WEIGHTS
+from mbuild.work.cancel import Cancel
 
 MODEL = ModelName.parse("large")
 SIZE = (40 << 20) + 77
@@ -365,3 +370,79 @@ def test_an_upload_elsewhere_never_sees_the_login(
             "sign=" in path or "state=" in path for _, path, _ in storage.requests
         )
         assert not any("authorization" in headers for _, _, headers in storage.requests)
+
+
+# --- what the registry has is damaged -----------------------------------------------------------
+
+
+def damaged(registry: StandIn, store: Store, weights: bytes, host: str) -> str:
+    """Push the model and cut its weights in the registry; their digest."""
+    pushed(store, host)
+    digest = digest_of(weights)
+    registry.blobs[digest] = weights[:-5]
+    registry.requests.clear()
+    return digest
+
+
+def test_a_blob_with_another_size_is_sent_again(tiny_store: Store, weights: bytes) -> None:
+    """To a registry that takes it."""
+    with stand_in() as (registry, host):
+        damaged(registry, tiny_store, weights, host)
+        assert pushed(tiny_store, host).moved == SIZE
+        check(registry, tiny_store, weights)
+
+
+@pytest.mark.parametrize("status", [201, 400])
+def test_a_registry_that_keeps_the_damaged_blob(
+    tiny_store: Store, weights: bytes, status: int
+) -> None:
+    """It ignores the second copy, as distribution does, or refuses it: that is no success."""
+    with stand_in() as (registry, host):
+        digest = damaged(registry, tiny_store, weights, host)
+
+        def ignore(handler: Handler) -> bool:
+            if handler.command != "PUT" or digest not in handler.path:
+                return False
+            handler.body()
+            handler.answer(status)
+            return True
+
+        registry.before = ignore
+        with pytest.raises(RegistryError, match=f"has {SIZE - 5} bytes as blob {digest}") as caught:
+            pushed(tiny_store, host)
+        assert "remove it in the registry first" in caught.value.hint
+
+
+def test_a_registry_that_says_no_sizes(tiny_store: Store, weights: bytes) -> None:
+    """Every blob has 0 bytes there: nothing is held to be damaged, or sent again."""
+    with stand_in() as (registry, host):
+
+        def no_size(handler: Handler) -> bool:
+            if handler.command != "HEAD" or handler.path.rpartition("/")[2] not in registry.blobs:
+                return False
+            handler.answer(200)
+            return True
+
+        registry.before = no_size
+        pushed(tiny_store, host)
+        assert pushed(tiny_store, host).moved == 0
+        check(registry, tiny_store, weights)
+
+
+def test_a_record_of_an_upload(tiny_store: Store, weights: bytes) -> None:
+    """Is that of one blob on its way to one repository; what cannot be read is no record."""
+    layer = Layer(WEIGHTS, Digest.of(weights), len(weights))
+    with stand_in() as (_, host):
+        registry = Registry(ModelReference.parse(f"{host}/a/b"), Access(), Cancel())
+        record = UploadRecord(tiny_store, registry, layer)
+        assert record.read() is None
+        record.write(Session("http://there/upload", 5))
+        assert record.read() == Session("http://there/upload", 0)
+        other = layer._replace(size=len(weights) + 1)
+        assert UploadRecord(tiny_store, registry, other).read() is None
+        (path,) = (p for p in tiny_store.blobs.partial_folder.iterdir() if "push-" in p.name)
+        assert path.stat().st_mode & 0o077 == 0
+        path.write_text("{")
+        assert record.read() is None
+        record.remove()
+        assert not path.exists()

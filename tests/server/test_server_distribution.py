@@ -224,3 +224,26 @@ def test_skopeo_reads_it(server: Server) -> None:
     assert json.loads(listed.stdout)["Tags"] == ["latest"], listed.stderr
     absent = skopeo("inspect", "--raw", "--tls-verify=false", f"{place}:v9")
     assert absent.returncode != 0 and "manifest unknown" in absent.stderr
+
+
+NO_RANGES = ["lines=0-5", "bytes=abc", "bytes=5-2", "bytes", "bytes=", "bytes=-", "bytes=0-1,x"]
+
+
+@pytest.mark.parametrize("text", NO_RANGES)
+def test_what_is_no_range_counts_as_absent(server: Server, text: str) -> None:
+    """Another unit, and a range that cannot be: the whole comes (RFC 9110, 14.1.1 and 14.2)."""
+    layer = server.store.manifests.read(TINY).manifest.layers[0]
+    answer = server.http.get(f"/v2/library/tiny/blobs/{layer.digest}", headers={"Range": text})
+    assert (answer.status_code, len(answer.content)) == (200, layer.size)
+
+
+def test_a_range_is_for_get_only(server: Server) -> None:
+    """HEAD tells of the whole; several ranges are parts of one answer."""
+    layer = server.store.manifests.read(TINY).manifest.layers[0]
+    path = f"/v2/library/tiny/blobs/{layer.digest}"
+    head = server.http.head(path, headers={"Range": "bytes=0-5"})
+    assert (head.status_code, head.headers["content-length"]) == (200, str(layer.size))
+    assert "content-range" not in head.headers
+    several = server.http.get(path, headers={"Range": "bytes=0-1, 5-6,"})
+    assert several.status_code == 206
+    assert several.headers["content-type"].startswith("multipart/byteranges")

@@ -112,7 +112,7 @@ def test_mbuild_pushes_all_forms_to_mbuild(server: Server, tmp_path: Path) -> No
     *_, again = push(TINY, reference, store, Access(), wanted)
     assert isinstance(again, Transferred) and again.moved == 0
     assert {name.tag for name in server.store.manifests.names()} == {"latest", "v1"}
-    with pytest.raises(RegistryError, match="config of the model is of an unknown type"):
+    with pytest.raises(RegistryError, match=": org/tiny:mine: this registry takes only Ollama"):
         list(push(TINY, reference, store, Access(), [Wanted(BY_NAME["docker"], "mine")]))
     assert check_promise(server.root) == 2
 

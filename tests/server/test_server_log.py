@@ -43,3 +43,22 @@ def test_json_has_the_same_facts(tmp_path: Path) -> None:
 def test_off_writes_nothing(tmp_path: Path) -> None:
     """No line for any request."""
     assert _log(tmp_path / "store", "--log", "off") == []
+
+
+def _said_of_no_request(store: Path, form: str) -> list[str]:
+    """The lines of a server that was sent what is no request."""
+    server = LiveServer(store, "--port", "0", "--log", form)
+    assert b"400" in server.raw(b"\0\1\2 no request\r\n\r\n")
+    status, errors = server.stop()
+    assert status == 0
+    return errors.splitlines()
+
+
+def test_what_is_no_request_is_told_in_the_same_form(tmp_path: Path) -> None:
+    """By the library below, whose lines are ours."""
+    (line,) = _said_of_no_request(tmp_path / "one", "json")
+    value = json.loads(line)
+    assert list(value) == ["time", "error"]
+    assert value["error"] == "Invalid HTTP request received."
+    assert _said_of_no_request(tmp_path / "two", "off") == []
+    assert _said_of_no_request(tmp_path / "three", "text") == ["Invalid HTTP request received."]

@@ -231,3 +231,31 @@ def test_uploads_that_nobody_goes_on_with(server: Server, monkeypatch: pytest.Mo
     assert server.http.get(locations[0]).status_code == 404
     temporary = list((server.root / ".mbuild/tmp").iterdir())
     assert len(temporary) == 1
+
+
+def test_a_blob_that_was_cut_there_is_pushed_again(server: Server, store: Store) -> None:
+    """Its size is not what it should be, so it counts as absent."""
+    pushed(server, store)
+    layer = server.store.manifests.read(ModelName.parse("org/tiny:v1")).manifest.layers[0]
+    path = server.store.blobs.path(layer.digest)
+    path.write_bytes(path.read_bytes()[:-7])
+    assert pushed(server, store).moved == layer.size
+    assert check_promise(server.root) == 1
+
+
+def test_a_blob_that_is_made_when_it_is_asked_for_need_not_be_pushed(
+    server: Server, store: Store
+) -> None:
+    """HEAD says that it is there, as part of another form; so a manifest may name it."""
+    pushed(server, store)
+    shown = server.http.get("/v2/org/tiny/manifests/v1-docker").json()
+    row = {"mediaType": CONFIG_TYPE, **{key: shown["config"][key] for key in ("digest", "size")}}
+    assert server.http.head(f"/v2/org/tiny/blobs/{row['digest']}").status_code == 200
+    model = server.http.get("/v2/org/tiny/manifests/v1").json()
+    answer = server.http.put(
+        "/v2/org/tiny/manifests/v2",
+        content=json.dumps({**model, "config": row}).encode(),
+        headers={"Content-Type": MANIFEST_TYPE},
+    )
+    assert answer.status_code == 201, answer.text
+    assert server.http.get(f"/v2/org/tiny/blobs/{row['digest']}").status_code == 200

@@ -32,6 +32,13 @@ AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which the same request may go well."""
 
 
+DAMAGED_THERE = (
+    "the blob in the registry is damaged, and a push does not replace it there: remove it in the"
+    " registry first, then push it again"
+)
+"""The hint where a blob of a registry is not what it is called."""
+
+
 def read_limited(answer: BaseHTTPResponse, limit: int) -> bytes:
     """A small body; raises :class:`RegistryError` for one that is longer than ``limit`` bytes.
 

@@ -13,7 +13,15 @@ from mbuild.core.values import NamedTuple
 from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
-from mbuild.registry.client.answers import AGAIN, drained, is_json, later, read_limited, refusal
+from mbuild.registry.client.answers import (
+    AGAIN,
+    DAMAGED_THERE,
+    drained,
+    is_json,
+    later,
+    read_limited,
+    refusal,
+)
 from mbuild.registry.client.attempts import FIRST_TRIES, TRIES, Attempts
 from mbuild.registry.client.web import PORTS, Web
 from mbuild.registry.hub.reference import mirror
@@ -327,7 +335,7 @@ class Registry:
         if Digest.of(data) != layer.digest:
             raise RegistryError(
                 f"the registry sent the wrong bytes for the blob {layer.digest}",
-                hint="the blob in the registry is damaged: push it again",
+                hint=DAMAGED_THERE,
             )
         return data
 

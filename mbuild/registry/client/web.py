@@ -245,7 +245,10 @@ def explained(error: Exception, url: str, over_http: str) -> RegistryError:
             hint=f"if the registry only has http: {over_http}",
             again=cause.reason != "WRONG_VERSION_NUMBER",  # what answered in another protocol
         )
-    return UnreachableError(f"{where} does not answer: {_reason(cause)}")
+    return UnreachableError(
+        f"{where} does not answer: {_reason(cause)}",
+        hint="check the host and its port, the network, and whether the server there runs",
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:

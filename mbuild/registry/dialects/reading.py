@@ -69,7 +69,7 @@ def _restored(data: bytes, document: Document, reference: ModelReference | str) 
         if (layer.digest, layer.size) not in there:
             raise RegistryError(
                 f"{reference}: {MANIFEST_FILE} names a blob that is not there, {layer.digest}",
-                hint="the model in the registry is damaged: push it again",
+                hint="whoever pushed it has to make its package anew and push that",
             )
     return Reading(manifest.blobs(), lambda store: LocalManifest(data))
 

@@ -61,7 +61,7 @@ def unpacked(layer: Layer, store: Store, name: str) -> Iterator[Unpacked]:
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise RegistryError(
             f"{what} cannot be unpacked: {error}",
-            hint="the package in the registry is damaged: push it again",
+            hint="it came as it was pushed: whoever pushed it has to pack it anew and push that",
         ) from None
 
 

@@ -7,12 +7,18 @@ ends a push or a pull.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import AbsentError, MbuildError, RegistryError, UnreachableError
+from mbuild.core.errors import (
+    AbsentError,
+    MbuildError,
+    RegistryError,
+    StoreError,
+    UnreachableError,
+)
 from mbuild.core.transfers import Direction, DocumentsMoved, TransferEvent
 from mbuild.registry.client.answers import drained, read_limited
 from mbuild.registry.client.referrers import Referrer, announce
@@ -29,15 +35,36 @@ from mbuild.registry.documents import (
 from mbuild.registry.reference import HUB_HOSTS, OLLAMA_HOSTS
 from mbuild.registry.transfer.moving import move
 from mbuild.registry.transfer.upload import Upload
-from mbuild.store.attached import MOST, AttachedDocument, attach, documents
+from mbuild.store.attached import (
+    ENVELOPE,
+    KINDS,
+    MOST,
+    PROVENANCE,
+    SBOM,
+    SIGNATURE,
+    AttachedDocument,
+    attach,
+    documents,
+)
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer
 
 if TYPE_CHECKING:
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
+    from mbuild.store.attached import DocumentKind
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
 
+
+_SAID: Mapping[DocumentKind, str] = {
+    PROVENANCE: "the statement about how it was built",
+    SBOM: "the bill of materials",
+    ENVELOPE: "the signed statements",
+    SIGNATURE: "the signatures",
+}
+"""What messages call each kind of document."""
+
+_KIND_OF = {artifact: kind for kind, artifact in ARTIFACT_TYPES.items()}
 
 _PAGE = 20
 """Tags that are asked for at once: more than one model's documents have."""
@@ -46,30 +73,61 @@ _PAGE = 20
 def push_documents(
     registry: Registry, reference: ModelReference, data: bytes, store: Store, cancel: Cancel
 ) -> Generator[TransferEvent, None, None]:
-    """Push what the store has about the model whose manifest's bytes are ``data``."""
+    """Push what the store has about the model whose manifest's bytes are ``data``.
+
+    What the registry refuses keeps nothing else back.
+    """
     subject = Layer(MANIFEST_TYPE, Digest.of(data), len(data))
+    pushed = _Pushed()
     try:
         found = list(documents(store, subject.digest))
         if not found or reference.host.lower() in OLLAMA_HOSTS:
             return
-        there = {tag: _layers_there(registry, reference, tag) for tag in _tags(found, subject)}
-        manifests = list(placed(found, subject, there))
-        uploads = list(_uploads(manifests, registry, store, cancel))
-        for _ in move(Direction.PUSH, _send, uploads, uploads, registry):
-            pass  # of a few kilobytes nobody needs to hear
-        _give_names(manifests, registry, reference, subject.digest)
+        manifests = list(_manifests_of(found, subject, registry, reference, pushed))
+        _send_blobs(manifests, registry, store, cancel, pushed)
+        _give_names(manifests, registry, reference, subject.digest, pushed)
     except MbuildError as error:
-        yield DocumentsMoved(Direction.PUSH, 0, error.message)
-        return
-    yield DocumentsMoved(Direction.PUSH, len(found))
+        pushed.problems.append(error.message)
+    yield DocumentsMoved(Direction.PUSH, pushed.number, "; ".join(pushed.problems))
 
 
-def _send(upload: Upload, part: Part) -> None:
-    upload.run(part)
+class _Pushed:
+    """How many documents have arrived, and why others have not.
+
+    ``unsent``: the blobs that were refused.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.problems: list[str] = []
+        self.unsent: dict[Digest, MbuildError] = {}
+
+    @contextmanager
+    def each(self, kind: DocumentKind) -> Iterator[None]:
+        """Note why documents of a kind are refused; a registry that is gone ends it all."""
+        try:
+            yield
+        except UnreachableError:
+            raise
+        except (RegistryError, StoreError) as error:
+            self.problems.append(f"{_SAID[kind]}: {error.message}")
 
 
-def _tags(found: Sequence[AttachedDocument], subject: Layer) -> set[str]:
-    return {tag_of(each.kind, subject.digest) for each in found} - {""}
+def _manifests_of(
+    found: Sequence[AttachedDocument],
+    subject: Layer,
+    registry: Registry,
+    reference: ModelReference,
+    pushed: _Pushed,
+) -> Iterator[DocumentManifest]:
+    """The manifests of documents; signatures that others have pushed stay in them."""
+    for kind in KINDS:
+        if not (own := [each for each in found if each.kind is kind]):
+            continue
+        with pushed.each(kind):
+            tag = tag_of(kind, subject.digest)
+            there = {tag: _layers_there(registry, reference, tag)} if tag else {}
+            yield from list(placed(own, subject, there))
 
 
 def _layers_there(registry: Registry, reference: ModelReference, tag: str) -> list[Any]:
@@ -81,17 +139,34 @@ def _layers_there(registry: Registry, reference: ModelReference, tag: str) -> li
         return []
 
 
-def _uploads(
-    manifests: Sequence[DocumentManifest], registry: Registry, store: Store, cancel: Cancel
-) -> Iterator[Upload]:
-    """Every blob once."""
+def _send_blobs(
+    manifests: Sequence[DocumentManifest],
+    registry: Registry,
+    store: Store,
+    cancel: Cancel,
+    pushed: _Pushed,
+) -> None:
+    """Send every blob once, noting those that are refused."""
     layers: dict[Digest, Layer] = {}
     contents: dict[Digest, bytes] = {}
     for each in manifests:
         layers |= {layer.digest: layer for layer in each.written.layers}
         contents |= each.written.contents
-    for digest, layer in layers.items():
-        yield Upload(registry, store, layer, "", cancel, contents[digest])
+
+    def send(upload: Upload, part: Part) -> None:
+        try:
+            upload.run(part)
+        except UnreachableError:
+            raise
+        except RegistryError as error:
+            pushed.unsent[upload.digest] = error
+
+    uploads = [
+        Upload(registry, store, layer, "", cancel, contents[digest])
+        for digest, layer in layers.items()
+    ]
+    for _ in move(Direction.PUSH, send, uploads, uploads, registry):
+        pass  # of a few kilobytes nobody needs to hear
 
 
 def _give_names(
@@ -99,27 +174,23 @@ def _give_names(
     registry: Registry,
     reference: ModelReference,
     subject: Digest,
+    pushed: _Pushed,
 ) -> None:
-    """Write the manifests, also those behind one that was refused; then raises its error."""
+    """Write the manifests whose blobs are there, also those behind one that is refused."""
     scopes = (push_scope(reference.path),)
     unlisted: list[Referrer] = []
-    refused: list[RegistryError] = []
     for tag, written in manifests:
-        digest = Digest.of(written.data)
-        where = reference._replace(tag=tag, digest=None if tag else digest)
-        try:
-            listed = registry.put_manifest(where, written.data, written.media_type, scopes)
-        except UnreachableError:  # so will be the rest
-            raise
-        except RegistryError as error:
-            refused.append(error)
-        else:
-            if not listed:
+        with pushed.each(_KIND_OF[written.artifact_type]):
+            for layer in written.layers:
+                if layer.digest in pushed.unsent:
+                    raise pushed.unsent[layer.digest]
+            digest = Digest.of(written.data)
+            where = reference._replace(tag=tag, digest=None if tag else digest)
+            if not registry.put_manifest(where, written.data, written.media_type, scopes):
                 unlisted.append(Referrer(digest, len(written.data), written.artifact_type))
+            pushed.number += len(written.layers) - 1  # one of them is the config
     if unlisted:
         announce(registry, reference, subject, unlisted, scopes)
-    if refused:
-        raise refused[0]
 
 
 # Back.

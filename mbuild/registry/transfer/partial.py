@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import RegistryError
+from mbuild.registry.client.answers import DAMAGED_THERE
 from mbuild.registry.transfer.journal import Journal, Span, merged
 from mbuild.store.files import (
     NO_LOCKS,
@@ -298,7 +299,7 @@ class PartialBlob:
                 self.forget()
             raise OtherBytesError(
                 f"the registry sent the wrong bytes: their digest is {found}, not {self.digest}",
-                hint="nothing was kept; the blob in the registry is damaged: push it again",
+                hint=f"nothing was kept; {DAMAGED_THERE}",
             )
         return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mbuild import __version__
 from mbuild.core.digest import Digest
-from mbuild.core.errors import AbsentError, RegistryError
+from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
 from mbuild.core.transfers import (
     BlobDone,
     BlobProgress,
@@ -219,7 +219,12 @@ def bring(
             places.begun(order)
             attempts = 1  # what was read is used already
         for left in reversed(range(attempts)):
-            came, order = yield from _tried(order, registry, cancel, places, last=not left)
+            try:
+                came, order = yield from _tried(order, registry, cancel, places, last=not left)
+            except UnreachableError as error:
+                if places.hold is None and any(blob.received for blob in order):
+                    error.hint = "what arrived is kept: the same command goes on from there"
+                raise
             moved += came
     return moved
 

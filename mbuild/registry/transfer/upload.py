@@ -7,25 +7,20 @@ What is known of an upload lies in a small file, so that the next push goes on w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
+from mbuild.core.errors import DamagedError, DeniedError, RegistryError, UnreachableError
 from mbuild.core.patterns import regex
-from mbuild.core.values import NamedTuple
-from mbuild.registry.client.answers import AGAIN, drained, later, refusal
+from mbuild.registry.client.answers import AGAIN, DAMAGED_THERE, drained, later, refusal
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import REDIRECTS, Registry, push_scope
-from mbuild.store.files import inherit, make_directories
+from mbuild.registry.transfer.record import Session, UploadRecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from urllib3 import BaseHTTPResponse
 
     from mbuild.core.digest import Digest
@@ -42,19 +37,10 @@ ONE_REQUEST = 100 << 20
 
 PART = 64 << 20
 _LEAST_PART = 1 << 20
-_PREFIX = "push-"
-_MAX_RECORD = 64 << 10
 _RANGE = regex(r"(?:bytes=)?(\d+)-(\d+)")
 _UPLOAD_GONE = frozenset({404, 410})
 _TOO_LARGE = frozenset({413, 416})
 _NO_PARTS = frozenset({404, 405, 501})
-
-
-class _Session(NamedTuple):
-    """An upload that a registry has begun: where the next bytes go, and how many it has."""
-
-    location: str
-    offset: int
 
 
 class _Lost(Exception):
@@ -90,7 +76,8 @@ class Upload:
         self._in_parts = layer.size > ONE_REQUEST
         self._whole_refused = False
         self._forgotten = 0
-        self._record = _Record(store, registry, layer)
+        self._other_size: int | None = None
+        self._record = UploadRecord(store, registry, layer)
         self._scopes: Sequence[str] = (push_scope(registry.path),)
         if mount_from:
             self._scopes = (*self._scopes, f"repository:{mount_from}:pull")
@@ -108,9 +95,19 @@ class Upload:
     def run(self, part: Part) -> None:
         """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
         if not self.is_there():
-            with self._opened() as read:
-                self._bring(read, part)
+            damaged = self._other_size is not None
+            if damaged:
+                self._mount_from = ""  # a name for the same bytes
+            try:
+                with self._opened() as read:
+                    self._bring(read, part)
+            except (UnreachableError, DeniedError):
+                raise
+            except RegistryError as error:
+                raise self._kept_damaged(error.message) if damaged else error from None
             self._record.remove()
+            if damaged and not self.is_there():
+                raise self._kept_damaged("it was sent again, and that changed nothing")
         self.done, self.ended = self.layer.size, True
 
     @contextmanager
@@ -142,18 +139,32 @@ class Upload:
                     furthest = session.offset
                     attempts.progressed()
 
+    def _kept_damaged(self, why: str) -> RegistryError:
+        return RegistryError(
+            f"the registry {self._registry.host} has {self._other_size} bytes as blob"
+            f" {self.layer.digest}, which has {self.layer.size}: {why}",
+            hint=DAMAGED_THERE,
+        )
+
     def is_there(self) -> bool:
-        """Whether the registry has the blob: it says so, or leads to where it is kept."""
+        """Whether the registry has the blob: it says so, or leads to where it is kept.
+
+        One that it has with another size was damaged there, and does not count.
+        """
         url = self._registry.url(f"blobs/{self.layer.digest}")
         answer = self._registry.ask("HEAD", url, self._scopes)
         drained(answer)
         if answer.status in (401, 403):
             raise refusal(answer, "nothing can be pushed there", self._registry.host)
-        return answer.status == 200 or answer.status in REDIRECTS
+        said = answer.headers.get("content-length", "") if answer.status == 200 else ""
+        # Some registries say 0 of every blob: that tells nothing.
+        other = said.isascii() and said.isdigit() and said not in ("0", str(self.layer.size))
+        self._other_size = int(said[:19]) if other else None
+        return (answer.status == 200 and not other) or answer.status in REDIRECTS
 
     # Where an upload stands.
 
-    def _begun(self) -> _Session | None:
+    def _begun(self) -> Session | None:
         """A new upload; None where the registry had the blob in another repository."""
         url = self._registry.url("blobs/uploads/")
         if self._mount_from:
@@ -170,18 +181,18 @@ class Upload:
             self._part = max(self._part, int(least[:12]))
         return self._session(answer, 0)
 
-    def _session(self, answer: BaseHTTPResponse, offset: int) -> _Session:
+    def _session(self, answer: BaseHTTPResponse, offset: int) -> Session:
         """Where the registry's answer says that the upload goes on, which is written down."""
         location = answer.headers.get("location", "")
         drained(answer)
         if not location:
             raise RegistryError(f"the registry {self._registry.host} did not start an upload")
-        session = _Session(self._registry.absolute(location), offset)
+        session = Session(self._registry.absolute(location), offset)
         if self._in_parts:
             self._record.write(session)
         return session
 
-    def _resumed(self) -> _Session | None:
+    def _resumed(self) -> Session | None:
         """The upload that was begun, if the registry still knows how far it is."""
         session = self._record.read() if self._in_parts else None
         if session is None or not self._registry.is_own(session.location):
@@ -199,14 +210,14 @@ class Upload:
 
     # Sending.
 
-    def _sent(self, session: _Session, read: ReadAt, part: Part) -> None:
+    def _sent(self, session: Session, read: ReadAt, part: Part) -> None:
         """Send what is missing; raises :class:`_Lost` or :class:`UnreachableError`."""
         size = self.layer.size
         while self._in_parts and size - session.offset > self._part:
             session = self._patched(session, read, part)
         self._put(session, read, part)
 
-    def _patched(self, session: _Session, read: ReadAt, part: Part) -> _Session:
+    def _patched(self, session: Session, read: ReadAt, part: Part) -> Session:
         """Send one part; where the upload then stands."""
         start, size = session.offset, min(self._part, self.layer.size - session.offset)
         headers = {"Content-Range": f"{start}-{start + size - 1}"}
@@ -240,7 +251,7 @@ class Upload:
             return self._part <= _LEAST_PART
         return status == 416 or status in _NO_PARTS
 
-    def _smaller(self, answer: BaseHTTPResponse, session: _Session) -> _Session:
+    def _smaller(self, answer: BaseHTTPResponse, session: Session) -> Session:
         """Go on with smaller parts, from where the registry says that the upload stands."""
         if self._part <= _LEAST_PART:
             raise self._refused(answer)
@@ -251,7 +262,7 @@ class Upload:
             raise _Lost
         return resumed
 
-    def _put(self, session: _Session, read: ReadAt, part: Part) -> None:
+    def _put(self, session: Session, read: ReadAt, part: Part) -> None:
         """Send the rest and end the upload."""
         start, size = session.offset, self.layer.size - session.offset
         joint = "&" if "?" in session.location else "?"
@@ -327,45 +338,6 @@ class _Slice:
         self._upload.done = self.start + self._at
         self._upload.moved += len(data)
         return data
-
-
-class _Record:
-    """What is known of an unfinished upload, in a file; a location may be worth a login."""
-
-    def __init__(self, store: Store, registry: Registry, layer: Layer) -> None:
-        where = f"{registry.host}/{registry.path}@{layer.digest}"
-        name = _PREFIX + hashlib.sha256(where.encode()).hexdigest()
-        self._path: Path = store.blobs.partial_folder / name
-        self._folder = store.blobs.folder
-        self._size = layer.size
-
-    def read(self) -> _Session | None:
-        """The upload, as far as it was written down."""
-        try:
-            with self._path.open("rb") as file:
-                value = json.loads(file.read(_MAX_RECORD))
-            location, size = value["location"], value["size"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-        same = isinstance(location, str) and size == self._size
-        return _Session(location, 0) if same else None
-
-    def write(self, session: _Session) -> None:
-        """Keep it; a store that cannot be written does without."""
-        data = json.dumps({"location": session.location, "size": self._size}).encode()
-        temporary = self._path.with_name(f"tmp-{self._path.name}")
-        with suppress(OSError):
-            make_directories(self._path.parent)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(fd, "wb") as file:
-                inherit(file.fileno(), self._folder)
-                file.write(data)
-            temporary.replace(self._path)
-
-    def remove(self) -> None:
-        """The upload is over."""
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
 
 
 def read_at(fd: int, count: int, offset: int) -> bytes:
