@@ -16,7 +16,7 @@ from anyio import to_thread
 from starlette.responses import Response
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import RegistryError
+from mbuild.core.errors import MbuildError
 from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import Received
@@ -220,7 +220,7 @@ def _keep(store: Store, put: _Put) -> tuple[Digest, str]:
                 f"{put.said}: this registry takes only Ollama's manifests, and not one of {kind!r}"
             )
         model = ollama.manifest(found, put.said)
-    except RegistryError as error:
+    except MbuildError as error:
         raise BadManifestError(error.message) from None
     with store.using():
         beside = list(store.manifests.beside(store.manifests.resolve(name)))
