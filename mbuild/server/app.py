@@ -89,14 +89,22 @@ class _Dispatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
+        response: Response
         row = self._rows.get(request.method)
         if row is None:
-            response: Response = PlainTextResponse(
-                "405 method not allowed", 405, {"Allow": ", ".join(sorted(self._rows))}
-            )
+            response = self._not_allowed()
         else:
             response = await self._answer(row, request)
         await response(scope, receive, send)
+
+    def _not_allowed(self) -> Response:
+        """An answer to another method, in the words of whoever asks there."""
+        path, text = next(iter(self._rows.values())).path, "method not allowed"
+        response: Response = PlainTextResponse(f"405 {text}", 405)
+        if path.startswith("/v2/"):
+            response = error_response(path, 405, text, "UNSUPPORTED")
+        response.headers["Allow"] = ", ".join(sorted(self._rows))
+        return response
 
     async def _answer(self, row: Endpoint, request: Request) -> Response:
         try:
