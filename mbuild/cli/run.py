@@ -112,7 +112,7 @@ def _standard_input() -> str:
 
 
 def _no_text(message: str) -> UsageError:
-    return UsageError(message, hint="a model reads UTF-8: iconv -f ENCODING -t UTF-8 makes it")
+    return UsageError(message, hint="a model reads UTF-8: iconv -f ENCODING -t UTF-8 converts it")
 
 
 def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:

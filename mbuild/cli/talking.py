@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mbuild.core.errors import MbuildError
@@ -238,12 +237,15 @@ def _take(
         value = json.loads(line)
     except ValueError:
         raise ServerSaysError(f"the server answered {status}, and not with JSON") from None
-    if status == HTTPStatus.UNAUTHORIZED:
+    if status == _UNAUTHORIZED:
         raise _unauthorized()
     if "error" in value:
         raise ServerSaysError(str(value["error"]))
     found.append(value)
     take(value)
+
+
+_UNAUTHORIZED = 401  # HTTP's status for a login that is missing or wrong
 
 
 def _unauthorized() -> ServerSaysError:
