@@ -37,8 +37,19 @@ def unreadable(name: str, error: OSError) -> SourceError:
     return SourceError(f"{name} cannot be read: {error.strerror or error}", hint=remedy(error))
 
 
-_PUNCH_HOLE = 0x03
-"""``fallocate``'s mode for a hole in a file that keeps its length (linux/falloc.h)."""
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02 | _KEEP_SIZE
+"""``fallocate``'s modes: room for bytes to come, and a hole, in a file that keeps its length
+(linux/falloc.h)."""
+
+
+def reserve(fd: int, start: int, end: int) -> bool:
+    """Take the room on the disk that a file's bytes will need; what is written stays as it is.
+
+    The system has less to do for each write then. False where the system, the file system, or
+    a full disk does not do it: then all stays as it is.
+    """
+    return _fallocate(fd, _KEEP_SIZE, start, end)
 
 
 def make_hole(fd: int, start: int, end: int) -> bool:
@@ -46,6 +57,10 @@ def make_hole(fd: int, start: int, end: int) -> bool:
 
     False where the system or the file system cannot: then all stays as it is.
     """
+    return _fallocate(fd, _PUNCH_HOLE, start, end)
+
+
+def _fallocate(fd: int, mode: int, start: int, end: int) -> bool:
     import ctypes
 
     try:
@@ -54,7 +69,7 @@ def make_hole(fd: int, start: int, end: int) -> bool:
         return False
     offset = ctypes.c_longlong
     fallocate.argtypes = [ctypes.c_int, ctypes.c_int, offset, offset]
-    return bool(fallocate(fd, _PUNCH_HOLE, start, end - start) == 0)
+    return bool(fallocate(fd, mode, start, end - start) == 0)
 
 
 _FEW_FILES = 64  # for which there is always room

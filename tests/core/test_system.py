@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mbuild.core.errors import SourceError, StoreError
-from mbuild.core.system import remedy, unreadable
+from mbuild.core.system import remedy, reserve, unreadable
 from mbuild.gguf.files import FileBytes
 from mbuild.models.artifacts.sharing import writing
 from mbuild.store import files
@@ -58,3 +58,17 @@ def test_borders_give_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as target, writing(long):
         long.write_bytes(b"")
     assert source.value.hint == target.value.hint == "choose a shorter name"
+
+
+def test_room_is_taken_before_the_bytes_come(tmp_path: Path) -> None:
+    """What a file has stays as it is, and so does its length; where that cannot be, nothing is."""
+    path = tmp_path / "file"
+    path.write_bytes(b"as it is")
+    before = path.stat().st_blocks
+    with path.open("r+b") as file:
+        if not reserve(file.fileno(), 0, 1 << 20):
+            pytest.skip("this file system takes no room ahead")
+        assert path.stat().st_blocks >= before + (1 << 20) // 512 - 8
+        assert path.read_bytes() == b"as it is"
+    with path.open("rb") as file:
+        assert not reserve(file.fileno(), 0, 1 << 20)

@@ -29,6 +29,7 @@ from mbuild.registry.auth.login import Login
 from mbuild.registry.client import attempts, web
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.registry import OCI_INDEX
+from mbuild.registry.transfer import download
 from mbuild.store import Store
 
 WEIGHTS = os.urandom((40 << 20) + 321)
@@ -36,11 +37,12 @@ WEIGHTS = os.urandom((40 << 20) + 321)
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No logins, and no long waits between tries."""
+    """No logins, no long waits between tries, and ranges as from a registry far away."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(attempts, "_FIRST_WAIT", 0.005)
+    monkeypatch.setattr(download, "NEAR_RANGE", download.RANGE)
 
 
 @pytest.fixture

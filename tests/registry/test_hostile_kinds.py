@@ -37,6 +37,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(attempts, "_FIRST_WAIT", 0.002)
     monkeypatch.setattr(download, "RANGE", RANGE)
+    monkeypatch.setattr(download, "NEAR_RANGE", RANGE)
 
 
 @pytest.fixture

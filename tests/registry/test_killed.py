@@ -19,20 +19,27 @@ from stores import check_promise
 
 from mbuild.core.digest import Digest
 from mbuild.core.names import ModelName
-from mbuild.registry.transfer.moving import NEAR_CONNECTIONS
+from mbuild.core.transfers import Direction
+from mbuild.registry.client.access import Nearness
+from mbuild.registry.transfer.moving import connections
 from mbuild.store import Store
+from mbuild.work.cores import THREADS_VARIABLE
 
 SIZE = 300_000_000
 KILLS = 20
 RATE = 24_000_000
 """Bytes a second on each of two connections, so that 300 MB take some seconds."""
 
+THREADS = 3
+"""Enough that a pull within a machine has two connections."""
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what it has received")
 
 
-def start(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def start(store: Path, *arguments: str, threads: int = THREADS) -> subprocess.Popen[bytes]:
     """The command line, on a store, without logins."""
     environment = {**os.environ, "OLLAMA_MODELS": str(store), "HOME": str(store.parent)}
+    environment[THREADS_VARIABLE] = str(threads)
     environment.pop("DOCKER_CONFIG", None)
     return subprocess.Popen(
         [sys.executable, "-m", "mbuild", *arguments],
@@ -77,7 +84,7 @@ def test_a_pull_that_is_killed_twenty_times(tmp_path: Path) -> None:
         assert last.returncode == 0, errors
         proxy.settle()
         lost = sum(body.received for body in proxy.blobs(digest_of(weights))) - len(weights)
-        assert 0 <= lost <= NEAR_CONNECTIONS * 1_000_000 * KILLS
+        assert 0 <= lost <= 2 * 1_000_000 * KILLS
         assert lost <= len(weights) * 0.05, lost / len(weights)
         assert check_promise(store) == 1
         assert not any((store / ".mbuild" / "partial").iterdir())
@@ -110,31 +117,37 @@ def test_a_push_that_is_killed_twenty_times(tmp_path: Path, tiny_store: Store) -
 
 
 @LINUX
-def test_a_kill_in_full_flight_loses_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threads", "size"), [(2, 48), (THREADS, 160)])
+def test_a_kill_in_full_flight_loses_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, size: int
+) -> None:
     """At most a megabyte a connection, also of what only the kernel had; 5 % of a small model."""
-    weights = random.Random(7).randbytes(1 << 20) * 48
+    monkeypatch.setenv(THREADS_VARIABLE, str(threads))
+    count = connections(Direction.PULL, Nearness.LOOPBACK)
+    weights = random.Random(7).randbytes(1 << 20) * size
     digest, pick, lost, twice = Digest.of(weights), random.Random(3), list[int](), 0
     with stand_in() as (registry, upstream), counting_proxy(upstream) as (proxy, host):
         registry.model("a/m:v1", weights)
         for number in range(4):
             store = tmp_path / str(number)
-            moment = pick.randrange(1 << 20, 36 << 20)
+            moment = pick.randrange(1 << 20, size * 3 << 18)
             proxy.forget()
-            process = start(store, "pull", f"{host}/a/m:v1", "--insecure")
+            pull = ("pull", f"{host}/a/m:v1", "--insecure")
+            process = start(store, *pull, threads=threads)
             while process.poll() is None and proxy.sent < moment:
                 time.sleep(0.001)
             process.kill()
             process.communicate(timeout=30)
             proxy.settle()
             if process.returncode < 0:  # else it was faster
-                spans, flying = noted(store, digest), proxy.blobs(str(digest))[-NEAR_CONNECTIONS:]
+                spans, flying = noted(store, digest), proxy.blobs(str(digest))[-count:]
                 lost += [lost_of(body, spans) for body in flying]
-            _, errors = start(store, "pull", f"{host}/a/m:v1", "--insecure").communicate(timeout=60)
+            _, errors = start(store, *pull, threads=threads).communicate(timeout=60)
             proxy.settle()
             received = sum(body.received for body in proxy.blobs(str(digest)))
             assert received >= len(weights), errors
             twice += received - len(weights)
-    assert len(lost) >= 2 * NEAR_CONNECTIONS and max(lost) <= 1_000_000, lost
+    assert len(lost) >= 2 * count and max(lost) <= 1_000_000, lost
     assert twice <= 4 * len(weights) * 0.05, twice
 
 

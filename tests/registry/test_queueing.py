@@ -26,7 +26,7 @@ def downloads(tmp_path: Path) -> Iterator[list[Download]]:
     """Two files of three ranges each, of which nothing is there; nobody is asked for them."""
     store = Store(tmp_path / "store")
     store.prepare()
-    registry = Registry(ModelReference.parse("localhost:9/a/b"), Access(), Cancel())
+    registry = Registry(ModelReference.parse("192.0.2.1/a/b"), Access(), Cancel())
     blobs = [PartialBlob(store.blobs, Digest(digit * 64), SIZE) for digit in "12"]
     for blob in blobs:
         assert blob.claim()

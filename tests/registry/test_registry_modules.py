@@ -11,6 +11,7 @@ import random
 import threading
 from email.utils import formatdate
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from time import time
 from typing import Any
@@ -25,6 +26,7 @@ from stand_in import Handler, stand_in
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import ForbiddenHostError, RegistryError, StoreError, UnreachableError
+from mbuild.core.transfers import Direction
 from mbuild.registry.auth.challenge import challenges
 from mbuild.registry.auth.login import Login
 from mbuild.registry.auth.tokens import Authority, BearerTokens
@@ -36,12 +38,14 @@ from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer import download, journal, partial
-from mbuild.registry.transfer.download import RANGE, Download
+from mbuild.registry.transfer.download import NEAR_RANGE, RANGE, Download
 from mbuild.registry.transfer.journal import merged
+from mbuild.registry.transfer.moving import connections
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
 from mbuild.registry.transfer.passing import PassingBlob
 from mbuild.store import Store
 from mbuild.work.cancel import Cancel
+from mbuild.work.cores import THREADS_VARIABLE
 from mbuild.work.spread import Part
 
 DATA = random.Random(3).randbytes(3 << 20)
@@ -97,11 +101,11 @@ def test_a_long_journal_is_written_anew(tmp_path: Path, monkeypatch: pytest.Monk
     again.discard()
 
 
-@given(st.integers(1 << 16, 1 << 18), st.floats(0, 10))
+@given(st.integers(1 << 16, 1 << 19), st.floats(0, 10))
 def test_pieces_fit_the_line(size: int, seconds: float) -> None:
     """Smaller after a slow one, larger after a fast one, within bounds."""
     after = download._following(size, seconds)
-    assert 1 << 16 <= after <= 1 << 18
+    assert 1 << 16 <= after <= 1 << 19
     assert after <= size if seconds > 0.01 else after >= size
     assert after == size if 0.0025 <= seconds <= 0.01 else True
 
@@ -213,18 +217,49 @@ def test_a_file_that_became_a_blob_is_not_written_to(tmp_path: Path) -> None:
     assert not list(path.parent.iterdir())
 
 
-def test_ranges_are_small_enough_for_the_digest_to_follow(tmp_path: Path) -> None:
-    """They cover what is missing, in order, each no more than 16 MiB."""
+@pytest.mark.parametrize(
+    ("host", "first", "most"),
+    [("192.0.2.1", 0, RANGE), ("127.0.0.1:9", 0, NEAR_RANGE), ("127.0.0.1:9", 5, RANGE)],
+)
+def test_ranges_are_small_enough_for_the_digest_to_follow(
+    tmp_path: Path, host: str, first: int, most: int
+) -> None:
+    """They cover what is missing, in order; within a machine few are made, unless for a reader."""
     store = Store(tmp_path / "store")
-    blob = claimed(store, DIGEST, 3 * RANGE + 5)
+    size = NEAR_RANGE + 3 * RANGE + 5
+    blob = claimed(store, DIGEST, size)
     blob.note(RANGE, RANGE + 7)
-    with stand_in() as (_, host):
-        registry = Registry(ModelReference.parse(f"{host}/a/b"), Access(), Cancel())
-        ranges = Download(registry, blob, Cancel()).ranges()
-    assert ranges[0] == (0, RANGE) and ranges[1][0] == RANGE + 7
-    assert ranges[-1][1] == 3 * RANGE + 5
-    assert all(0 < end - start <= RANGE for start, end in ranges)
+    registry = Registry(ModelReference.parse(f"{host}/a/b"), Access(), Cancel())
+    ranges = Download(registry, blob, Cancel()).ranges(first)
+    pieces = [piece for piece in [(0, first), (first, RANGE)] if piece[0] < piece[1]]
+    assert ranges[: len(pieces)] == pieces and ranges[len(pieces)][0] == RANGE + 7
+    assert ranges[-1][1] == size
+    after = ranges[len(pieces) :]
+    assert all(end == start for (_, end), (start, _) in pairwise(after))
+    assert all(end - start == most for start, end in after[:-1])
     blob.leave()
+
+
+@pytest.mark.parametrize(
+    ("direction", "near", "threads", "expected"),
+    [
+        (Direction.PULL, Nearness.LOOPBACK, 2, 1),
+        (Direction.PULL, Nearness.LOOPBACK, 3, 2),
+        (Direction.PUSH, Nearness.LOOPBACK, 2, 2),
+        (Direction.PULL, Nearness.PRIVATE, 2, 4),
+        (Direction.PUSH, Nearness.PUBLIC, 16, 4),
+    ],
+)
+def test_how_many_connections(
+    direction: Direction,
+    near: Nearness,
+    threads: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A registry on this machine takes its part of the cores."""
+    monkeypatch.setenv(THREADS_VARIABLE, str(threads))
+    assert connections(direction, near) == expected
 
 
 def test_a_download_ends_with_its_cancel(tmp_path: Path) -> None:

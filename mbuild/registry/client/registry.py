@@ -23,7 +23,7 @@ from mbuild.registry.client.answers import (
     refusal,
 )
 from mbuild.registry.client.attempts import FIRST_TRIES, TRIES, Attempts
-from mbuild.registry.client.web import PORTS, Web
+from mbuild.registry.client.web import PORTS, Web, speaks_tls
 from mbuild.registry.hub.reference import mirror
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
 
@@ -116,11 +116,18 @@ class Registry:
         if self._written and self.access.named is None:
             return self._written
         if self.near is Nearness.LOOPBACK and self.access.named is None:
-            try:
-                drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
-            except UnreachableError:
-                return "http"
+            return "https" if self._has_https() else "http"
         return "https"
+
+    def _has_https(self) -> bool:
+        parts = urlsplit(f"//{self.host}")
+        if not Web.has_proxy("https", parts.hostname or ""):
+            return speaks_tls(parts.hostname or "", parts.port or PORTS["https"])
+        try:
+            drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
+        except UnreachableError:
+            return False
+        return True
 
     def url(self, rest: str) -> str:
         """An address below the repository."""

@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from mbuild import __version__
 from mbuild.core.errors import ForbiddenHostError, RegistryError, UnreachableError
 from mbuild.registry.client.access import EVERYWHERE, Nearness, addresses, nearness
+from mbuild.registry.client.filling import CAN_FILL, FillingSocket
 from mbuild.work.cancel import Cancel
 
 if TYPE_CHECKING:
@@ -140,6 +141,29 @@ class Web:
         return pool
 
 
+_TLS_RECORDS = (b"\x15", b"\x16")
+"""How an answer to TLS's first message begins: an alert, or the handshake (RFC 8446, 5.1)."""
+
+
+def speaks_tls(host: str, port: int) -> bool:
+    """Whether a host answers in TLS; False where nothing answers.
+
+    Nothing is sent that the host may not see, so its certificate does not matter yet, and
+    those of the system need not be read, which takes longer than the question.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    hello = context.wrap_bio(incoming, outgoing, server_hostname=host)
+    with suppress(ssl.SSLWantReadError):
+        hello.do_handshake()
+    try:
+        with socket.create_connection((host, port), CONNECT_SECONDS) as sock:
+            sock.sendall(outgoing.read())
+            return sock.recv(1) in _TLS_RECORDS
+    except OSError:
+        return False
+
+
 def _proxy(scheme: str, host: str) -> str:
     """The proxy that ``HTTPS_PROXY`` and the like name for a host, "" for none."""
     proxy = urllib.request.getproxies().get(scheme, "")
@@ -208,12 +232,15 @@ def _watched(
                 for address in addresses(self.host, self.port):
                     _check(self.host, address, reach)
             super().connect()
-            address = self.sock.getpeername()[0]
+            sock: socket.socket = self.sock  # type: ignore[has-type]
+            address = sock.getpeername()[0]
             if reach != EVERYWHERE:
                 _check(self.host, address, reach)
             if nearness(address) is Nearness.LOOPBACK:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NEAR_BUFFER)
-            sockets.add(self.sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NEAR_BUFFER)
+            if CAN_FILL and type(sock) is socket.socket:
+                sock = self.sock = FillingSocket.of(sock, STALL_SECONDS)
+            sockets.add(sock)
 
     return Watched
 

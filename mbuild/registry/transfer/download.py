@@ -10,6 +10,7 @@ import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
 from mbuild.core.patterns import regex
+from mbuild.registry.client.access import Nearness
 from mbuild.registry.client.answers import AGAIN, check_plain, drained, later, read_into
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import Registry, pull_scope
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 RANGE = 16 << 20
 """Bytes that are asked for at once: few enough that the digest keeps up with what arrives."""
 
-_PIECE = 256 << 10
+NEAR_RANGE = 128 << 20
+"""The same within this machine, where a request takes as long as some MB of what it brings; but
+not where somebody reads what comes, from any place."""
+
+_PIECE = 512 << 10
 """Bytes that are read and noted at once at most: what a kill loses, but for what is on the way."""
 
 _LEAST_PIECE = 64 << 10
@@ -82,12 +87,14 @@ class Download:
 
     def ranges(self, first: int = 0) -> list[tuple[int, int]]:
         """What to ask for, in order; of the whole the ``first`` bytes by themselves."""
+        is_near = self._registry.near is Nearness.LOOPBACK
+        most = NEAR_RANGE if is_near and not first else RANGE
         found = []
         for start, end in self._partial.missing():
             cut = min(first, end) if start == 0 and first else start
             if cut > start:
                 found.append((start, cut))
-            found += [(at, min(at + RANGE, end)) for at in range(cut, end, RANGE)]
+            found += [(at, min(at + most, end)) for at in range(cut, end, most)]
         return found
 
     def fetch(self, start: int, end: int, part: Part) -> None:
@@ -182,6 +189,8 @@ class Download:
         at = digested = start
         size, before = _LEAST_PIECE, time.monotonic()
         room = memoryview(bytearray(min(_PIECE, end - start)))
+        if len(room) < end - start <= NEAR_RANGE:
+            self._partial.expect(start, end)
         try:
             while at < end:
                 count = read_into(answer, room[: min(size, end - at)])

@@ -10,6 +10,7 @@ from mbuild.core.transfers import BlobDone, BlobProgress, Direction, TransferEve
 from mbuild.registry.client.access import Nearness
 from mbuild.registry.client.registry import Registry
 from mbuild.work.cancel import Cancel
+from mbuild.work.cores import cores
 from mbuild.work.spread import Part, ticking
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ CONNECTIONS = 4
 
 NEAR_CONNECTIONS = 2
 """The same within this machine, where more are no faster: a kill loses what each has under way."""
+
+_FEW_CORES = 2
+"""Of so many a registry on this machine takes its part: one connection keeps the rest busy."""
 
 ItemT = TypeVar("ItemT")
 
@@ -46,6 +50,13 @@ class MovingBlob(Protocol):
     @property
     def done(self) -> int:
         """Bytes that are where they are to go."""
+
+
+def connections(direction: Direction, near: Nearness) -> int:
+    """How many requests run side by side."""
+    if near is not Nearness.LOOPBACK:
+        return CONNECTIONS
+    return 1 if direction is Direction.PULL and cores() <= _FEW_CORES else NEAR_CONNECTIONS
 
 
 @contextmanager
@@ -85,7 +96,7 @@ def move(
                 yield BlobProgress(direction, blob.digest, now, blob.size)
 
     name, stop = f"mbuild-{direction}", registry.web.interrupt
-    threads = NEAR_CONNECTIONS if registry.near is Nearness.LOOPBACK else CONNECTIONS
+    threads = connections(direction, registry.near)
     ticks = ticking(work, items, name=name, threads=threads, stop=stop)
     try:
         for _ in ticks:

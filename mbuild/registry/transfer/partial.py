@@ -7,7 +7,6 @@ another one) costs a second download: the digest decides, always.
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import RegistryError
+from mbuild.core.system import reserve
 from mbuild.registry.client.answers import DAMAGED_THERE
 from mbuild.registry.transfer.journal import Journal, Span, merged
 from mbuild.store.files import (
@@ -45,11 +45,9 @@ PREFIX = "pull-"
 """What the files' names begin with, before the digest's digits."""
 
 _PIECE = 1 << 20  # bytes that are read back at once for the digest, from the system's cache
-_WRITTEN = 8 * mmap.PAGESIZE
-"""Bytes that are written at once. Linux takes memory for a file in blocks as large as a write.
-
-Of blocks of up to 8 pages (``PAGE_ALLOC_COSTLY_ORDER``) each core keeps some that were free before;
-larger ones it has to look for and to put together: 0.4 s of CPU a GB more, on two machines.
+_WRITTEN = 128 << 10
+"""Bytes that are written at once. Linux takes memory for a file in blocks as large as a write: of
+larger ones it needs fewer, of very large ones few are free.
 """
 
 _FLUSHED = 64 << 20
@@ -176,6 +174,11 @@ class PartialBlob:
                 gaps.append((at, first))
             at = max(at, last)
         return [*gaps, (at, end)] if at < end else gaps
+
+    def expect(self, start: int, end: int) -> None:
+        """These bytes come next: the disk gets room for them at once."""
+        assert self._file is not None
+        reserve(self._file.fd, start, end)
 
     def take(self, offset: int, data: memoryview) -> None:
         """Put bytes at their place: they need not be asked for again, even after a kill.
