@@ -33,7 +33,9 @@ from registries import docker_registry
 from stand_in import stand_in
 from transfer import NAME, model
 
-from mbuild.registry.transfer.moving import NEAR_CONNECTIONS
+from mbuild.core.transfers import Direction
+from mbuild.registry.client.access import Nearness
+from mbuild.registry.transfer.moving import connections
 from mbuild.store import Layer, Store
 
 MB = 1_000_000
@@ -68,7 +70,8 @@ class Killed:
             raise SystemExit(errors.decode())
         if store is not None and process.returncode:
             spans = noted(store, self.layer.digest)
-            bodies = self.proxy.blobs(str(self.layer.digest))[-NEAR_CONNECTIONS:]
+            count = connections(Direction.PULL, Nearness.LOOPBACK)
+            bodies = self.proxy.blobs(str(self.layer.digest))[-count:]
             self.lost += [lost_of(body, spans) for body in bodies]
         return process.returncode < 0
 

@@ -78,7 +78,8 @@ class TokenServer:
     """Gives tokens that docker-registry believes, and keeps what it was asked.
 
     ``anonymous``: pulls are for everybody. ``lifetime`` is in seconds, as the tokens say it.
-    ``oauth``: it answers the OAuth2 form, too, for the refresh token ``REFRESH``.
+    ``oauth``: it answers the OAuth2 form, too, for the refresh token ``REFRESH``. ``closed`` are
+    repositories for which nobody gets a token, nor one for others along with them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,6 +99,7 @@ class TokenServer:
         self.anonymous = False
         self.lifetime = 300
         self.oauth = False
+        self.closed: set[str] = set()
         self.asked: list[dict[str, Any]] = []
 
     def configuration(self, realm: str) -> str:
@@ -136,6 +138,8 @@ class TokenServer:
         known = login == right or (self.oauth and ("refresh_token", "REFRESH") in fields)
         if method == "POST" and not self.oauth:
             return 404, {}
+        if any(scope.split(":")[1] in self.closed for scope in scopes):
+            return 403, {"errors": [{"code": "DENIED"}]}
         pulls = all(scope.endswith(":pull") for scope in scopes)
         if not known and not (self.anonymous and pulls and not login):
             return 401, {"errors": [{"code": "UNAUTHORIZED"}]}

@@ -357,6 +357,15 @@ ADOPTED: RecordKind[Digest] = RecordKind(
     str,
     Digest.parse,
 )
+REPOSITORY: RecordKind[str] = RecordKind(
+    "repository",
+    1,
+    "a registry's host, a space and a blob's digest",
+    "the repository there that the blob was pushed to or pulled from last",
+    False,
+    str,
+    str,
+)
 REMOTE_SIZE: RecordKind[int] = RecordKind(
     "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
 )
@@ -390,6 +399,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     MODEL_CARD,
     REMOTE_MODEL,
     ADOPTED,
+    REPOSITORY,
     REMOTE_SIZE,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""

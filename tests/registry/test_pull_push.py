@@ -17,6 +17,7 @@ from mbuild.registry.auth.keeping import keep
 from mbuild.registry.auth.login import Login
 from mbuild.registry.client.access import Access
 from mbuild.registry.reference import ModelReference
+from mbuild.registry.transfer.mounting import remember
 from mbuild.registry.transfer.pull import pull
 from mbuild.registry.transfer.push import push
 from mbuild.store import Store
@@ -96,15 +97,47 @@ def test_a_pull_replaces_a_model_and_says_so(host: str, tiny_store: Store, tmp_p
 
 
 def test_layers_of_a_base_are_mounted(host: str, tiny_store: Store) -> None:
-    """A repository of the same registry that has them lends them: nothing is sent."""
+    """A repository that they were inherited from lends them, before any other one."""
     base = ModelReference.parse(f"{host}/d/base:v1")
     pushed(tiny_store, base)
     stored = tiny_store.manifests.read(TINY).manifest
     layers = tuple(layer._replace(origin=str(base.local)) for layer in stored.layers)
     name = ModelName.parse("child")
     tiny_store.replace(name, stored._replace(layers=layers).encode())
+    remember([layer.digest for layer in stored.blobs()], base._replace(path="d/gone"), tiny_store)
     last = pushed(tiny_store, ModelReference.parse(f"{host}/d/child:v1"), name)
     assert last.moved == stored.config.size
+
+
+def test_blobs_are_mounted_from_where_they_were_pushed(
+    host: str, tiny_store: Store, tmp_path: Path
+) -> None:
+    """Or pulled: models that share weights send them to a registry once."""
+    first = ModelReference.parse(f"{host}/m/first:v1")
+    assert pushed(tiny_store, first).moved
+    assert pushed(tiny_store, ModelReference.parse(f"{host}/m/second:v1")).moved == 0
+    other = Store(tmp_path / "other")
+    pulled(other, first)
+    assert pushed(other, ModelReference.parse(f"{host}/m/third:v1"), first.local).moved == 0
+
+
+def test_what_cannot_be_mounted_any_more_is_sent(host: str, tiny_store: Store) -> None:
+    """The registry lost it, or another repository was named: the push goes on all the same."""
+    reference = ModelReference.parse(f"{host}/n/tiny:v1")
+    stored = tiny_store.manifests.read(TINY).manifest
+    remember(
+        [layer.digest for layer in stored.blobs()], reference._replace(path="n/gone"), tiny_store
+    )
+    weights = max(stored.layers, key=lambda layer: layer.size)
+    new = tiny_store.blobs.put(os.urandom(5000))
+    remember([new.digest], reference._replace(path="n/gone"), tiny_store)
+    layers = tuple(
+        layer._replace(digest=new.digest, size=new.size) if layer is weights else layer
+        for layer in stored.layers
+    )
+    name = ModelName.parse("changed")
+    tiny_store.replace(name, stored._replace(layers=layers).encode())
+    assert pushed(tiny_store, reference, name).moved >= new.size
 
 
 def test_what_is_absent_is_said(host: str, tiny_store: Store) -> None:
@@ -202,9 +235,11 @@ def test_tokens(tmp_path: Path, tiny_store: Store, tokens: TokenServer) -> None:
         name = ModelName.parse("child")
         tiny_store.replace(name, stored._replace(layers=layers).encode())
         child = ModelReference.parse(f"{host}/a/child:v1")
-        assert pushed(tiny_store, child, name).moved == stored.config.size
+        assert pushed(tiny_store, child, name).moved == 0
         scopes = [value for row in tokens.asked for key, value in row["fields"] if key == "scope"]
         assert "repository:a/tiny:pull" in scopes
+        tokens.closed.add("a/child")  # where all were last
+        assert pushed(tiny_store, ModelReference.parse(f"{host}/a/late:v1"), TINY).moved
 
 
 def test_an_anonymous_token(tmp_path: Path, tiny_store: Store, tokens: TokenServer) -> None:

@@ -45,6 +45,7 @@ SAMPLES: dict[str, Any] = {
     "remote-model": Digest("2" * 64),
     "adopted": Digest("3" * 64),
     "remote-size": 1 << 40,
+    "repository": "org/chat",
 }
 
 every_kind = pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.name)
@@ -131,4 +132,5 @@ def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
     """
     private = {kind.name for kind in RECORDS if not kind.shared}
     written = {"modelfile", "posted", "text", "manifest", "made", "content"}
-    assert private == written | {"rates", "hub-commit", "hub-listing", "remote-model", "adopted"}
+    asked = {"hub-commit", "hub-listing", "remote-model", "adopted", "repository"}
+    assert private == written | asked | {"rates"}

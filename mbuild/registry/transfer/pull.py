@@ -27,6 +27,7 @@ from mbuild.registry.dialects.table import read
 from mbuild.registry.dialects.values import LocalManifest
 from mbuild.registry.transfer.attached import fetch_documents
 from mbuild.registry.transfer.download import Download
+from mbuild.registry.transfer.mounting import remember
 from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
 from mbuild.registry.transfer.passing import PassingBlob
@@ -91,6 +92,7 @@ def bring_model(
         else:
             for digest, size in sizes.items():
                 yield BlobDone(_PULL, digest, size, 0)
+        remember(sizes, reference, store)
         yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
         target, data = store.manifests.resolve(name), made.data
         replaced = None

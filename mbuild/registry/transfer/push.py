@@ -21,8 +21,9 @@ from mbuild.registry.client.registry import Registry, push_scope
 from mbuild.registry.dialects.files import PlainModel
 from mbuild.registry.dialects.table import DIALECTS, Dialect, write
 from mbuild.registry.transfer.attached import push_documents
+from mbuild.registry.transfer.mounting import mount_sources, remember
 from mbuild.registry.transfer.moving import move, registry_of
-from mbuild.registry.transfer.upload import Upload, mount_source
+from mbuild.registry.transfer.upload import Upload
 from mbuild.work.cancel import Cancel
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def push(
         with registry_of(reference, access, cancel) as registry:
             uploads = list(_uploads(puts, stored, reference, registry, store, cancel))
             yield from move(_PUSH, _send, uploads, uploads, registry)
+            remember([upload.digest for upload in uploads], reference, store)
             yield PhaseStarted(_PUSH, Phase.WRITING_MANIFEST)
             _give_names(puts, reference, registry, stored.id)
             yield from push_documents(registry, reference, data, store, cancel)
@@ -165,8 +167,10 @@ def _uploads(
     for put in puts:
         layers |= {layer.digest: layer for layer in put.written.layers}
         contents |= put.written.contents
+    wanted = [origins.get(digest, layer) for digest, layer in layers.items()]
+    sources = mount_sources(wanted, reference, store)
     for digest, layer in layers.items():
-        source = mount_source(origins.get(digest, layer), reference)
+        source = sources.get(digest, "")
         yield Upload(registry, store, layer, source, cancel, contents.get(digest))
 
 

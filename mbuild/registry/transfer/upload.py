@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
     from mbuild.core.digest import Digest
-    from mbuild.registry.reference import ModelReference
     from mbuild.store import Layer, Store
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
@@ -149,8 +148,19 @@ class Upload:
     def is_there(self) -> bool:
         """Whether the registry has the blob: it says so, or leads to where it is kept.
 
-        One that it has with another size was damaged there, and does not count.
+        One that it has with another size was damaged there, and does not count. Who may not
+        read where it could be mounted from has to send it.
         """
+        try:
+            return self._is_there()
+        except DeniedError:
+            if not self._mount_from:
+                raise
+        self._mount_from = ""
+        self._scopes = self._scopes[:1]
+        return self._is_there()
+
+    def _is_there(self) -> bool:
         url = self._registry.url(f"blobs/{self.layer.digest}")
         answer = self._registry.ask("HEAD", url, self._scopes)
         drained(answer)
@@ -355,18 +365,3 @@ def _received(headers: Mapping[str, str]) -> int | None:
         return None
     end = int(found[2][:15])
     return end + 1 if end else 0
-
-
-def mount_source(layer: Layer, target: ModelReference) -> str:
-    """The repository of the target's registry that a layer was inherited from, or ""."""
-    if not layer.origin:
-        return ""
-    from mbuild.core.names import InvalidNameError, ModelName
-    from mbuild.registry.reference import ModelReference as Source
-
-    try:
-        source = Source.of(ModelName.parse(layer.origin))
-    except InvalidNameError:
-        return ""
-    same = source.endpoint == target.endpoint and source.path != target.path
-    return source.path if same else ""
