@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mbuild.build.engine import BuildEngine
-from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
-from mbuild.build.prepare import Build, located, prepared
+from mbuild.build.prepare import Build, fetched, prepared
 from mbuild.build.recording import Recorder
 from mbuild.build.results import Outcome
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
-from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError, SourceError
+from mbuild.core.errors import BusyError, CancelledError, DamagedError
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
@@ -97,10 +96,7 @@ def _build(
         span = warning.span
         place = (span.file or script.name, span.line, span.column) if script and span else ()
         yield Warned(warning.message, *place)
-    try:
-        yield from recorder.watched(fetch(wanted.recipes(), wanted.fetching, wanted.context, store))
-    except (RegistryError, SourceError) as error:
-        raise located(error, wanted, store) from None
+    yield from recorder.watched(fetched(wanted, store))
     found, plans = prepared(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()

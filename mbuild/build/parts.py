@@ -16,11 +16,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.engine import BuildEngine
-from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
-from mbuild.build.prepare import located, plans_of
+from mbuild.build.prepare import fetched, plans_of
 from mbuild.build.surveying import State, survey
-from mbuild.core.errors import RegistryError, SourceError, UnsupportedError, UsageError
+from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.core.events import (
     BuildEvent,
     Code,
@@ -91,10 +90,7 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
         )
     began = time.monotonic()
     with store.using():
-        try:
-            yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
-        except (RegistryError, SourceError) as error:
-            raise located(error, wanted, store) from None
+        yield from fetched(wanted, store)
         wanted.context.leave_unread()  # of sixteen parts each would read all for all digests
         totals = [0, 0, 0]
         for number, steps in enumerate(_groups(wanted, store), start=1):

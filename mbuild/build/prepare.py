@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from mbuild.core.errors import (
     MissingFileError,
     ModelfileError,
     NameNotFoundError,
+    RegistryError,
     SourceError,
     UsageError,
 )
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest, Script
     from mbuild.build.sources.resolve import Context
     from mbuild.build.sources.values import SourceFile
+    from mbuild.core.events import BuildEvent
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
     from mbuild.work.cancel import Cancel
@@ -177,9 +179,20 @@ def learn(wanted: Build, store: Store) -> None:
 
     Raises what :func:`mbuild.build.fetching.fetch` raises.
     """
-    fetching = wanted.fetching._replace(only_look=True)
-    for _ in fetch(wanted.recipes(), fetching, wanted.context, store):
+    looking = wanted._replace(fetching=wanted.fetching._replace(only_look=True))
+    for _ in fetched(looking, store):
         pass
+
+
+def fetched(wanted: Build, store: Store) -> Generator[BuildEvent, None, None]:
+    """Fetch what a build names on other machines; the events of doing so.
+
+    Raises what :func:`mbuild.build.fetching.fetch` raises, with the Modelfile's name and the line.
+    """
+    try:
+        yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
+    except (RegistryError, SourceError) as error:
+        raise located(error, wanted, store) from None
 
 
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:

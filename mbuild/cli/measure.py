@@ -100,7 +100,7 @@ def measure_command(
         return _show_tensors(opened, name, file, style)
     if text is None:
         raise UsageError("there is no text", hint="name one with --text FILE, or say --tensors")
-    gates = [Bound.parse(check) for check in checks]
+    gates = [Bound.parse(check, compares=against is not None) for check in checks]
     found, cached = _followed(measure(opened, name, against, text, chunks, cores()), "measuring")
     failed = [gate for gate in gates if not gate.passes(found.value(gate.metric))]
     if style == "json":

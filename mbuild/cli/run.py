@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from mbuild.cli.running import engine_of
 from mbuild.cli.typed import FILE, kept_lines, typed_text
 from mbuild.core.errors import MbuildError, NameNotFoundError, ServingError, UsageError
 from mbuild.core.names import DEFAULT_HOST, InvalidNameError
+from mbuild.core.system import unreadable
 
 if TYPE_CHECKING:
     from mbuild.cli.talking import Talker
@@ -132,9 +132,9 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     keep = options["keepalive"]
     if keep is not None:
         seconds_of(keep)
-    url = "" if options["llama_server"] else served_at(opened.private)
-    if url:
-        return AtServer(url, name, keep)
+    served = served_at(opened.private)
+    if served.runs and not options["llama_server"]:
+        return AtServer(served.url, name, keep)
     if keep is not None:
         click.echo(
             "note: --keepalive needs mbuild serve; without it the model ends with this command",
@@ -171,19 +171,37 @@ def _asker(talker: Talker, asked: dict[str, Any]) -> Callable[[list[ChatTurn]], 
     return make
 
 
+_SHAPES = "--format takes json, a JSON Schema, or the path of one"
+
+
 def _schema(text: str | None) -> Any:
     if text is None or text == "json":
         return text
-    with suppress(OSError, ValueError):
-        if not text.lstrip().startswith("{") and os.path.isfile(text):
-            text = Path(text).read_text(encoding="utf-8")
+    where = "the JSON Schema of --format"
+    if not text.lstrip().startswith("{"):
+        where, text = text, _schema_file(text)
     try:
         value = json.loads(text)
-    except ValueError:
-        value = None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"{where} is not JSON: {place}: {error.msg}", hint=_SHAPES) from None
+    except RecursionError:
+        raise UsageError(f"{where} is nested too deeply") from None
     if not isinstance(value, dict):
-        raise UsageError("--format is json, a JSON Schema, or the path of one")
+        raise UsageError(f"{where} is JSON, but no object", hint=_SHAPES)
     return value
+
+
+def _schema_file(path: str) -> str:
+    """The text of a JSON Schema's file."""
+    if not os.path.exists(path):
+        raise UsageError(f"--format: there is no file {path}", hint=_SHAPES)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError as error:
+        raise _no_text(f"{path} is not UTF-8 text (byte {error.start + 1})") from None
 
 
 def _think(text: str | None) -> bool | str | None:
@@ -265,7 +283,10 @@ def ps_command(ctx: click.Context, *, store: str | None, style: str) -> None:
     """
     from mbuild.cli.common import human_size
 
-    rows = _asked(ctx, store, "/api/ps", None)[0].get("models") or []
+    server = _Server(open_store(ctx, store))
+    rows = server.loaded()
+    if not server.runs:
+        click.echo(f"note: the server at {server.url} runs no models", err=True)
     if style == "json":
         click.echo(json.dumps(rows, indent=2))
         return
@@ -302,23 +323,39 @@ def stop_command(ctx: click.Context, *, name: ModelName, store: str | None) -> N
 
     A server with a token wants it in the environment variable MBUILD_TOKEN.
     """
-    body = {"model": str(name), "keep_alive": 0, "stream": False}
-    _asked(ctx, store, "/api/generate", body)
-    click.echo(f"stopped {name}", err=True)
-
-
-def _asked(ctx: click.Context, store: str | None, path: str, body: Any) -> list[Any]:
-    """What mbuild's server of the store answers; raises :class:`ServingError` without one."""
-    import urllib3
-
-    from mbuild.cli.talking import ask_server
-    from mbuild.store.serving import served_at
-
     opened = open_store(ctx, store)
-    url = served_at(opened.private)
-    if not url:
-        raise ServingError(
-            f"no mbuild serve runs on the store {opened.root}",
-            hint="a model that mbuild run runs without it ends with the command",
-        )
-    return list(ask_server(urllib3.PoolManager(retries=False), url, path, body))
+    server = _Server(opened)
+    before = server.loaded()
+    server.ask("/api/generate", {"model": str(name), "keep_alive": 0, "stream": False})
+    # Models of the same weights share an engine, which has the name of the one asked last.
+    listed = str(opened.manifests.resolve(name)) in [row["name"] for row in before]
+    was_loaded = listed or len(server.loaded()) < len(before)
+    click.echo(f"stopped {name}" if was_loaded else f"{name} is not loaded", err=True)
+
+
+class _Server:
+    """Mbuild's server of a store."""
+
+    def __init__(self, opened: Store) -> None:
+        """Raises :class:`ServingError` where there is none."""
+        import urllib3
+
+        from mbuild.store.serving import served_at
+
+        self.url, self.runs = served_at(opened.private)
+        if not self.url:
+            raise ServingError(
+                f"no mbuild serve runs on the store {opened.root}",
+                hint="a model that mbuild run runs without it ends with the command",
+            )
+        self._http = urllib3.PoolManager(retries=False)
+
+    def ask(self, path: str, body: Any) -> list[Any]:
+        """What it answers; a GET without a body."""
+        from mbuild.cli.talking import ask_server
+
+        return list(ask_server(self._http, self.url, path, body))
+
+    def loaded(self) -> list[Any]:
+        """The rows of the models that it has loaded."""
+        return list(self.ask("/api/ps", None)[0].get("models") or ())

@@ -102,7 +102,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"
     serving = Serving(opened.private)
-    serving.announce(run.url_of(sock))
+    serving.announce(run.url_of(sock), runs=service.runs_models)
     try:
         run.serve(service, sock, lambda: click.echo(line, err=True))
     finally:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 METRICS = ("perplexity", "kld", "kld99", "same_top")
 """What a gate can look at; all but the first need a model to compare with."""
+ALONE = METRICS[0]
 
 _GATE = regex(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
 
@@ -50,8 +51,11 @@ class Bound(NamedTuple):
     bound: float
 
     @classmethod
-    def parse(cls, text: str) -> Bound:
-        """Read a gate; raises :class:`UsageError`."""
+    def parse(cls, text: str, *, compares: bool = True) -> Bound:
+        """Read a gate; raises :class:`UsageError`.
+
+        ``compares``: whether there is another model, which all metrics but perplexity need.
+        """
         found = _GATE.fullmatch(text)
         try:
             bound = float(found[3]) if found else None
@@ -62,6 +66,8 @@ class Bound(NamedTuple):
                 f"{text!r} is not a check",
                 hint=f"write METRIC < NUMBER; the metrics are {', '.join(METRICS)}",
             )
+        if not compares and found[1] != ALONE:
+            raise _needs_another(found[1])
         return cls(found[1], found[2], bound)
 
     def passes(self, value: float) -> bool:
@@ -72,6 +78,10 @@ class Bound(NamedTuple):
             ">": value > self.bound,
             ">=": value >= self.bound,
         }[self.relation]
+
+
+def _needs_another(metric: str) -> UsageError:
+    return UsageError(f"{metric} compares two models", hint="name the other one with --against")
 
 
 class Measured(NamedTuple):
@@ -96,9 +106,7 @@ class Measured(NamedTuple):
             "same_top": self.same_top,
         }[metric]
         if found is None:
-            raise UsageError(
-                f"{metric} compares two models", hint="name the other one with --against"
-            )
+            raise _needs_another(metric)
         return found
 
 

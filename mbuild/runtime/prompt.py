@@ -9,6 +9,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
+from mbuild.core.patterns import regex
 from mbuild.runtime.asked import Ask, ChatTurn, Prompt
 from mbuild.runtime.failure import CannotError
 from mbuild.templates.conversation import ChatMessage, Values
@@ -28,6 +29,28 @@ IMAGE_TOKENS = 768
 """What an image counts in a prompt that must fit the context, as in Ollama."""
 
 _TAG = "[img]"
+
+ROLES = ("system", "user", "assistant", "tool")
+"""Roles of messages that every template is taken to know."""
+
+_WRITES_ROLES = regex(r"\{\{-?(?!-?\s*(?:if|else|range|with|end)\b)[^}]*\b[Rr]ole\b[^}]*\}\}")
+"""What a template has that writes a message's role, whichever it is: Go's, or Jinja's."""
+
+
+def check_roles(model: Runnable, turns: Sequence[ChatTurn]) -> None:
+    """Raise :class:`UsageError` for a message that templates would leave out without a word.
+
+    A role of a model's own is one that its template compares with; a template that writes
+    the role itself takes any.
+    """
+    template = model.facts.chat_template if model.jinja else model.contents.template
+    any_role = _WRITES_ROLES.search(template) is not None
+    for number, turn in enumerate(turns, start=1):
+        own = any(f"{quote}{turn.role}{quote}" in template for quote in "\"'`")
+        if turn.role in ROLES or (turn.role and (own or any_role)):
+            continue
+        has = f"the unknown role {turn.role!r:.64}" if turn.role else "no role"
+        raise UsageError(f"message {number} has {has}; the roles are {', '.join(ROLES)}")
 
 
 def conversation(model: Runnable, ask: Ask) -> tuple[ChatTurn, ...]:

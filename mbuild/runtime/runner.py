@@ -16,7 +16,7 @@ from mbuild.runtime.options import settings
 from mbuild.runtime.pictures import readable
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import nothing
-from mbuild.runtime.prompt import PromptMaker, conversation
+from mbuild.runtime.prompt import PromptMaker, check_roles, conversation
 from mbuild.runtime.runnable import Runnable, doubt_of, read_model
 from mbuild.runtime.schema import as_json_schema
 from mbuild.runtime.tokenizing import tokens_of
@@ -86,6 +86,7 @@ class Runner:
         """
         began = time.perf_counter_ns()
         model.require("completion")
+        check_roles(model, ask.turns)
         think = _thinks(model, ask)
         if ask.tools:
             model.require("tools")
@@ -113,6 +114,7 @@ class Runner:
         """The prompt that a request would become, for models whose prompts are made here."""
         if ask.raw:
             return Prompt(ask.turns[-1].content)
+        check_roles(model, ask.turns)
         maker = PromptMaker(model, ask, think=_thinks(model, ask))
         return maker.make(conversation(model, ask))
 

@@ -119,6 +119,8 @@ def read_completion(fields: Mapping[str, Any]) -> Ask:
     prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
     if not isinstance(prompt, str):
         raise UsageError("prompt must be a string or a list of one string")
+    if fields.get("echo"):
+        raise UsageError("echo must be false: an answer here does not repeat its prompt")
     number = fields.get("logprobs")
     return Ask(
         (ChatTurn("user", prompt),),
@@ -197,8 +199,9 @@ def _turn(message: Mapping[str, Any]) -> ChatTurn:
             raise UsageError("the arguments of a tool call are not JSON") from None
         name, number = str(function.get("name") or ""), str(call.get("id") or "")
         calls.append(ToolCall(name, arguments, number, index))
+    role = str(message.get("role") or "").lower()
     return ChatTurn(
-        str(message.get("role") or "").lower().replace("developer", "system"),
+        "system" if role == "developer" else role,
         "\n".join(texts),
         str(message.get("reasoning") or ""),
         tuple(images),
@@ -324,6 +327,9 @@ async def embeddings(service: Service, request: Request) -> Response:
     if service.upstream is not None:
         return await service.upstream.forward(request, data)
     fields = shapes.check(shapes.V1_EMBEDDINGS, parse_json(data))
+    form = str(fields.get("encoding_format") or "float").lower()
+    if form not in ("float", "base64"):
+        raise UsageError(f"encoding_format {form!r} is neither float nor base64")
     runner = runner_of(service)
     model, text = await _model(runner, fields)
     given = fields.get("input")
@@ -334,7 +340,7 @@ async def embeddings(service: Service, request: Request) -> Response:
     rows = []
     for index, vector in enumerate(vectors):
         value: Any = cut(vector, fields.get("dimensions", 0))
-        if fields.get("encoding_format") == "base64":
+        if form == "base64":
             value = base64.b64encode(struct.pack(f"<{len(value)}f", *value)).decode()
         rows.append({"object": "embedding", "embedding": value, "index": index})
     count = finished.prompt_count

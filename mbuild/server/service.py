@@ -108,6 +108,11 @@ class Service:
         """
         return Store(self._root, self._warn, patience)
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether requests that run models are answered, here or by the upstream."""
+        return self.runner is not None or self.upstream is not None
+
     def sharing(self, store: Store, warn: Warn) -> AbstractContextManager[object]:
         """The shared caches of this server's builds, attached to a store for one of them.
 

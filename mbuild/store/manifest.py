@@ -59,12 +59,12 @@ class Layer(NamedTuple):
     def kind(self) -> str:
         """What the layer is, in a word: ``model``, ``template``, ``params``, ``config`` and so on.
 
-        The last word of the media type that is not its version (``v1+json``).
+        The last word of the media type that is not its version (``v1+json``, ``v0.1+json``).
         """
         if self.media_type == CONFIG_TYPE:
             return "config"
         words = self.media_type.removesuffix("+json").rpartition("/")[2].split(".")
-        while len(words) > 1 and words[-1][:1] == "v" and words[-1][1:].isdigit():
+        while len(words) > 1 and words[-1].removeprefix("v").isdigit():
             words.pop()
         return words[-1]
 

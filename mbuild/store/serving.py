@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mbuild.core.values import NamedTuple
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,16 +29,22 @@ class Serving:
         self._path = private / _NAME
         self._fd = -1
 
-    def announce(self, url: str) -> None:
-        """Say that this process serves the store at a URL; of several servers the first does."""
+    def announce(self, url: str, *, runs: bool = True) -> None:
+        """Say that this process serves the store at a URL; of several servers the first does.
+
+        ``runs``: it runs models, too.
+        """
         if fcntl is None:
             return
         with suppress(OSError):
+            # A folder that was empty, or that only Ollama has written to, has none of mbuild's.
+            self._path.parent.mkdir(exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(fd, 0)
-                os.write(fd, json.dumps({"url": url, "pid": os.getpid()}).encode())
+                found = {"url": url, "pid": os.getpid(), "runs": runs}
+                os.write(fd, json.dumps(found).encode())
                 self._fd, fd = fd, -1
             finally:
                 if fd >= 0:
@@ -51,17 +59,24 @@ class Serving:
             self._fd = -1
 
 
-def served_at(private: Path) -> str:
-    """The URL of the server that serves a store now, "" where none does."""
+class Served(NamedTuple):
+    """Where a store is served, "" where it is not, and whether models run there."""
+
+    url: str = ""
+    runs: bool = False
+
+
+def served_at(private: Path) -> Served:
+    """The server that serves a store now."""
     if fcntl is None:
-        return ""
+        return Served()
     with suppress(OSError, ValueError, KeyError, TypeError):
         fd = os.open(private / _NAME, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:  # held by a server that is alive
             found = json.loads(os.read(fd, _MAX_BYTES))
-            return str(found["url"])
+            return Served(str(found["url"]), found.get("runs") is not False)
         finally:
             os.close(fd)
-    return ""
+    return Served()

@@ -67,6 +67,20 @@ def modelfile(folder: Path, line: str) -> None:
     (folder / "Modelfile").write_text(f"FROM {line}\nPARAMETER temperature 0.5\n")
 
 
+@pytest.mark.parametrize(
+    "command", [["plan"], ["explain"], ["lock"], ["build", "--dry-run"], ["build", "-t", "x"]]
+)
+def test_an_error_of_a_registry_stands_at_its_line(
+    command: list[str], mbuild: Run, tmp_path: Path
+) -> None:
+    """Of the Modelfile that was named, whether a build runs or is only looked at."""
+    (tmp_path / "pl").mkdir()
+    (tmp_path / "pl" / "Other.Modelfile").write_text("FROM 127.0.0.1:1/org/b:v1\n")
+    done = mbuild(*command, "-f", "pl/Other.Modelfile")
+    assert done.returncode == 1 and "--> pl/Other.Modelfile:1:1\n" in done.stderr
+    assert "1 | FROM 127.0.0.1:1/org/b:v1\n" in done.stderr
+
+
 def test_a_name_with_a_host_is_fetched_once(
     mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]
 ) -> None:

@@ -79,7 +79,15 @@ def test_an_answer_is_json(store: Path, tmp_path: Path) -> None:
     for shape in (json.dumps(schema), str(file)):
         done = _run(store, "run", "chat", "--format", shape, "A number")
         assert isinstance(json.loads(done.stdout)["a"], int)
-    assert "JSON Schema" in _run(store, "run", "chat", "--format", "x", "y", status=2).stderr
+    file.write_text('{"type":\n "object",,}')
+    for shape, said in (
+        ("nosuch.json", "there is no file nosuch.json"),
+        ('{"enum":', "the JSON Schema of --format is not JSON: line 1, column 9"),
+        (str(file), f"{file} is not JSON: line 2, column 11"),
+        ("[" * 10, "there is no file"),
+    ):
+        stderr = _run(store, "run", "chat", "--format", shape, "y", status=2).stderr
+        assert said in stderr and "--format takes json, a JSON Schema" in stderr
 
 
 def test_json_that_was_cut_is_no_success(store: Path) -> None:
@@ -146,27 +154,58 @@ def test_what_may_differ_from_ollama_is_said(store: Path) -> None:
 
 def test_a_server_of_the_store_is_asked(store: Path, server: LiveServer) -> None:
     """The model stays loaded there; ps shows it, stop ends it."""
-    assert served_at(store / ".mbuild") == server.url
+    assert served_at(store / ".mbuild") == (server.url, True)
     assert "Paris" in _run(store, "run", "chat", "What is the capital of France?").stdout
     rows = json.loads(_run(store, "ps", "--format", "json").stdout)
     assert [row["name"] for row in rows] == ["chat:latest"]
     shown = _run(store, "ps").stdout
     assert shown.splitlines()[0].split() == ["NAME", "ID", "SIZE", "CONTEXT", "UNTIL"]
-    assert "stopped chat" in _run(store, "stop", "chat").stderr
+    assert "stopped chat:latest" in _run(store, "stop", "chat").stderr
+    assert _run(store, "stop", "chat").stderr == "chat:latest is not loaded\n"
     assert len(_run(store, "ps").stdout.splitlines()) == 1
     done = _run(store, "run", "chat", "x", "--format", '{"type": "colour"}', status=1)
     assert "invalid format" in done.stderr
 
 
+def test_models_of_the_same_weights_are_one_engine(store: Path, server: LiveServer) -> None:
+    """Ps shows the one that was asked last; whichever is stopped, the engine ends."""
+    _run(store, "cp", "chat", "other")
+    _run(store, "run", "other", "Hi")
+    rows = json.loads(_run(store, "ps", "--format", "json").stdout)
+    assert [row["name"] for row in rows] == ["other:latest"]
+    assert "stopped chat:latest" in _run(store, "stop", "chat").stderr
+    assert _run(store, "stop", "other").stderr == "other:latest is not loaded\n"
+    _run(store, "rm", "other")
+
+
+def test_a_server_that_runs_no_models_is_there(store: Path, tmp_path: Path) -> None:
+    """In a folder that was empty, too. Ps says what it is, and run uses an engine of its own."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with serving(empty, "--port", "0", "--no-run", MBUILD_TOKEN="t") as server:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MBUILD_TOKEN", "t")
+            done = _run(empty, "ps")
+        assert done.stderr == f"note: the server at {server.url} runs no models\n"
+        assert done.stdout.split() == ["NAME", "ID", "SIZE", "CONTEXT", "UNTIL"]
+    own = tmp_path / "own"
+    own.mkdir()
+    with serving(build_models(own, {"chat": CHAT}).root, "--port", "0", "--no-run"):
+        done = _run(own / "store", "run", "chat", "What is the capital of France?")
+        assert "Paris" in done.stdout
+        assert _run(own / "store", "ps", "--format", "json").stdout == "[]\n"
+        assert _run(own / "store", "stop", "chat").stderr == "chat:latest is not loaded\n"
+
+
 def test_only_a_server_that_lives_is_found(tmp_path: Path) -> None:
     """The announcement is gone with its holder, and the second server of a store has none."""
-    assert served_at(tmp_path) == ""
+    assert served_at(tmp_path).url == ""
     first, second = Serving(tmp_path), Serving(tmp_path)
     first.announce("http://127.0.0.1:1")
     second.announce("http://127.0.0.1:2")
-    assert served_at(tmp_path) == "http://127.0.0.1:1"
+    assert served_at(tmp_path) == ("http://127.0.0.1:1", True)
     first.end()
-    assert served_at(tmp_path) == ""
+    assert served_at(tmp_path) == ("", False)
 
 
 def test_engines_are_chosen(tmp_path: Path) -> None:

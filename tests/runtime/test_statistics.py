@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mbuild.core.errors import StoreError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.gguf.reader import open_gguf
-from mbuild.models.measured import Bound, make_imatrix, measure
+from mbuild.models.measured import METRICS, Bound, make_imatrix, measure
 from mbuild.quant.choose.imatrix import open_imatrix
 from mbuild.runtime.failure import EngineError
 from mbuild.runtime.process import has_engine
@@ -218,6 +218,17 @@ def test_what_is_no_gate_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a check") as caught:
         Bound.parse(text)
     assert "perplexity, kld, kld99, same_top" in caught.value.hint
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_gate_that_needs_another_model_is_refused_at_once(metric: str, folder: Path) -> None:
+    """Before anything is read: neither the model nor the text is there."""
+    command = [sys.executable, "-m", "mbuild", "--store", str(folder / "store"), "measure"]
+    common = ["nope", "--text", str(folder / "no.txt"), "--check", f"{metric} < 1"]
+    done = subprocess.run([*command, *common], capture_output=True, text=True)
+    alone = metric == "perplexity"
+    assert (f"{metric} compares two models" in done.stderr) is not alone
+    assert ("--against" in done.stderr) is not alone and done.returncode == (1 if alone else 2)
 
 
 def test_gates_compare() -> None:

@@ -22,6 +22,7 @@ from mbuild.runtime.process import has_engine
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
 
 HI = [{"role": "user", "content": "Hi"}]
+OWN_ROLE = '{{ range .Messages }}{{ if eq .Role "control" }}<C>{{ end }}{{ .Content }}{{ end }}'
 FEW = {"num_predict": 4, "temperature": 0}
 STOP = "PARAMETER stop <|im_end|>\nPARAMETER num_ctx 1024\n"
 
@@ -32,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = {
         "chat": f'TEMPLATE """{CHATML}"""\nSYSTEM Be brief.\nMESSAGE user Ping\n{STOP}',
         "tools": f'TEMPLATE """{TOOLS}"""\n{STOP}',
+        "own": f'TEMPLATE """{OWN_ROLE}"""\n{STOP}',
         "fill": f"TEMPLATE <P>{{{{ .Prompt }}}}<S>{{{{ .Suffix }}}}<M>\n{STOP}",
     }
     store = build_models(root, models)
@@ -202,6 +204,12 @@ def test_biased_tokens_do_not_come(server: Server) -> None:
         answer = _post(server, "/v1/chat/completions", **body, logit_bias=bias)
         texts.append(answer["choices"][0]["message"]["content"])
     assert texts[0] == first["response"] != texts[1]
+    del body["messages"]
+    texts = []
+    for bias in ({}, {str(first["context"][-1]): -100}):
+        answer = _post(server, "/v1/completions", **body, prompt="Hi", logit_bias=bias)
+        texts.append(answer["choices"][0]["text"])
+    assert texts[0] == first["response"] != texts[1]
 
 
 def test_wrong_requests_are_said(server: Server) -> None:
@@ -231,6 +239,11 @@ def test_wrong_requests_are_said(server: Server) -> None:
         ("/api/chat", 400, {"model": "chat", "messages": HI, "format": {"pattern": "(?=a)"}},
          "look-around"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "n": 2}, "n must be 1"),
+        ("/v1/completions", 400, {"model": "chat", "prompt": "x", "echo": True}, "echo must be"),
+        ("/v1/completions", 400, {"model": "chat", "prompt": "x", "logit_bias": {"1": 101}},
+         "logit_bias"),
+        ("/v1/embeddings", 400, {"model": "chat", "input": "x", "encoding_format": "hex"},
+         "'hex' is neither float nor base64"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "logit_bias": {"a": 1}},
          "logit_bias"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "logprobs": True,
@@ -238,6 +251,42 @@ def test_wrong_requests_are_said(server: Server) -> None:
     ]  # fmt: skip
     for path, status, body, words in rows:
         assert words in json.dumps(_post(server, path, status, **body)), (path, body)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_no_message_is_left_out_for_its_role(server: Server, path: str) -> None:
+    """Most templates would: the number, the role and those that there are; else all is well."""
+    for message, said in (
+        ({"role": "Robot", "content": "x"}, "the unknown role 'robot'"),
+        ({"role": "", "content": "x"}, "no role"),
+        ({"content": "x"}, "no role"),
+        ({"role": "developers", "content": "x"}, "the unknown role 'developers'"),
+    ):
+        messages = [*HI, message]
+        text = json.dumps(_post(server, path, 400, model="fill", messages=messages))
+        assert f"message 2 has {said}; the roles are system, user, assistant, tool" in text
+    messages = [{"role": "System", "content": "x"}, *HI]
+    _post(server, path, model="chat", messages=messages, options=FEW)
+    own = [{"role": "control", "content": "x"}, *HI]
+    _post(server, path, model="own", messages=own, options=FEW)
+    _post(server, path, 400, model="fill", messages=own)
+
+
+def test_a_template_that_writes_roles_takes_any(server: Server) -> None:
+    """As ChatML's does; a message without one is none."""
+    own = [{"role": "ipython", "content": "x"}, *HI]
+    shown = _post(server, "/api/chat", model="chat", messages=own, _debug_render_only=True)
+    assert "<|im_start|>ipython\nx<|im_end|>" in shown["_debug_info"]["rendered_template"]
+    _post(server, "/v1/chat/completions", model="chat", messages=own, max_tokens=1)
+    _post(server, "/api/chat", 400, model="chat", messages=[{"content": "x"}, *HI])
+
+
+def test_openai_s_developer_is_system(server: Server) -> None:
+    """At /v1 alone, for only OpenAI has that role."""
+    messages = [{"role": "developer", "content": "x"}, *HI]
+    _post(server, "/v1/chat/completions", model="chat", messages=messages, max_tokens=1)
+    refused = _post(server, "/api/chat", 400, model="fill", messages=messages)
+    assert "'developer'" in refused["error"]
 
 
 def test_probabilities_come_with_tokens(server: Server) -> None:

@@ -44,6 +44,22 @@ def test_a_manifest_is_read_as_it_was_written(manifests: Manifests) -> None:
     assert list(manifests.names()) == [NAME]
 
 
+@pytest.mark.parametrize(
+    ("media_type", "kind"),
+    [
+        (CONFIG_TYPE, "config"),
+        (MODEL, "model"),
+        ("application/vnd.docker.ai.model.config.v0.1+json", "config"),
+        ("application/vnd.cncf.model.config.v1+json", "config"),
+        ("application/vnd.docker.ai.gguf.v3", "gguf"),
+        ("application/v1", "v1"),
+    ],
+)
+def test_a_layer_is_called_by_a_word_that_is_no_version(media_type: str, kind: str) -> None:
+    """Whatever parts the version has."""
+    assert Layer(media_type, Digest.of(b""), 0).kind == kind
+
+
 def test_a_new_manifest_takes_the_place_of_the_old_one(
     manifests: Manifests, tmp_path: Path
 ) -> None:
