@@ -26,6 +26,9 @@ DOCKER_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"
 
 DOCKER_ENDPOINT = "registry-1.docker.io"
 
+_KNOWN_HOSTS = HUB_HOSTS | OLLAMA_HOSTS | DOCKER_HOSTS | {"ghcr.io", "quay.io"}
+_ADDRESS = regex(r"\d{1,3}(?:\.\d{1,3}){3}")
+
 SCHEMES = ("https", "http")
 """What may stand before a host."""
 
@@ -68,6 +71,8 @@ class ModelReference(NamedTuple):
         except DigestError:
             raise _invalid(text, "after @ must come sha256: and 64 hexadecimal digits") from None
         host, slash, path = rest.partition("/")
+        if not slash and _is_host_alone(host):
+            raise _invalid(text, f"it is a host alone: write {host}/PATH")
         if not slash or not has_host(rest):
             name = ModelName.parse(rest)
             found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest, scheme)
@@ -188,6 +193,17 @@ def has_host(text: str) -> bool:
     if not slash or not _HOST.fullmatch(first):
         return False
     return "." in first or ":" in first or first.lower() == "localhost"
+
+
+def _is_host_alone(text: str) -> bool:
+    """Whether a text without a path can only be a host: this machine, an address, a known one.
+
+    All else may be a model's name, which may have dots in it and a tag of digits.
+    """
+    name = text.lower()
+    name = name if name.startswith("[") or name.count(":") != 1 else name.partition(":")[0]
+    address = name.startswith("[") or _ADDRESS.fullmatch(name) is not None
+    return address or name == "localhost" or name in _KNOWN_HOSTS
 
 
 def _full_path(host: str, path: str) -> str:

@@ -161,3 +161,19 @@ def test_what_is_wrong_with_a_name_is_said(text: str, said: str) -> None:
 def test_what_is_a_host(text: str, good: bool) -> None:
     """With a port or without; nothing else stands beside it."""
     assert is_host(text) is good
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["localhost", "localhost:5000", "127.0.0.1:5000", "10.0.0.7", "[::1]:5000", "ghcr.io", "HF.co"],
+)
+def test_a_host_alone_is_no_model(text: str) -> None:
+    """It would be looked for in Ollama's registry."""
+    with pytest.raises(InvalidNameError, match="it is a host alone: write "):
+        ModelReference.parse(text)
+
+
+@pytest.mark.parametrize("text", ["llama3.2", "qwen2.5:7b", "phi3.5:5000", "mario", "x:127.0.0.1"])
+def test_a_model_may_look_like_a_host(text: str) -> None:
+    """With dots in its name, and digits for a tag."""
+    assert ModelReference.parse(text).endpoint == "registry.ollama.ai"

@@ -339,6 +339,24 @@ def test_a_proxy_is_asked_in_the_place_of_a_host(monkeypatch: pytest.MonkeyPatch
             web.Web(Cancel()).ask("GET", "http://169.254.169.254/", {}, reach=PUBLIC)
 
 
+def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login for a registry here must not go there, whatever the environment leaves out."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with stand_in() as (proxy, host), stand_in() as (registry, here):
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://{host}")
+        port = here.rpartition(":")[2]
+        for own in (here, f"localhost:{port}", f"LOCALHOST:{port}"):
+            asked = web.Web(Cancel())
+            login = {"Authorization": "Basic eDp5"}
+            assert asked.ask("GET", f"http://{own}/v2/", login).status == 200
+            assert not asked.has_proxy("https", own.partition(":")[0])
+        assert len(registry.requests) == 3 and proxy.requests == []
+        assert not web.Web.has_proxy("http", "::1") and not web.Web.has_proxy("http", "127.9.9.9")
+        assert web.Web.has_proxy("http", "192.0.2.1")
+
+
 def test_an_interrupted_wait_ends() -> None:
     """The connection is cut from another thread."""
     from mbuild.core.errors import CancelledError

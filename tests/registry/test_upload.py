@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socketserver
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from mbuild.registry.client.attempts import TRIES
 from mbuild.registry.client.registry import Registry
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer import upload
-from mbuild.registry.transfer.push import push
+from mbuild.registry.transfer.push import push, would_send
 from mbuild.registry.transfer.record import Session, UploadRecord
 from mbuild.store import Layer, Store
 from mbuild.store.media import MODEL as WEIGHTS
@@ -446,3 +448,56 @@ def test_a_record_of_an_upload(tiny_store: Store, weights: bytes) -> None:
         assert record.read() is None
         record.remove()
         assert not path.exists()
+
+
+# --- what is no registry, or speaks another protocol ---------------------------------------------
+
+
+def test_a_site_that_answers_all_with_a_page(tiny_store: Store, weights: bytes) -> None:
+    """It has every blob, of another size: that is no damage."""
+    page = b"<html>a page</html>"
+
+    def site(handler: Handler) -> bool:
+        handler.rfile.read(int(handler.headers.get("content-length", 0)))
+        handler.send_response(200)
+        handler.send_header("content-length", str(len(page)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(page)
+        return True
+
+    with stand_in() as (registry, host):
+        registry.before = site
+        with pytest.raises(RegistryError, match="is not a registry: its /v2/ is a web page"):
+            pushed(tiny_store, host)
+        reference = ModelReference.parse(f"{host}/a/large:v1")
+        with pytest.raises(RegistryError, match="is not a registry"):
+            would_send(MODEL, reference, tiny_store, Access())
+        assert {command for command, *_ in registry.requests} <= {"HEAD", "GET"}
+
+
+class _TlsOnly(socketserver.BaseRequestHandler):
+    """Answers as Go's server does: an alert in TLS, and 400 to what is none."""
+
+    def handle(self) -> None:
+        first = self.request.recv(1)
+        if first == b"\x16":
+            self.request.sendall(b"\x15\x03\x01\x00\x02\x02\x28")
+            return
+        self.request.recv(1 << 16)
+        said = b"Client sent an HTTP request to an HTTPS server.\n"
+        head = f"HTTP/1.0 400 Bad Request\r\nContent-Length: {len(said)}\r\n\r\n"
+        self.request.sendall(head.encode() + said)
+
+
+def test_http_to_a_host_that_speaks_https(tiny_store: Store, weights: bytes) -> None:
+    """It is named, and what to leave out; a dry run does not take 400 for a blob to send."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _TlsOnly) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        reference = ModelReference.parse(f"http://{host}/a/large:v1")
+        for act in (push, would_send):
+            with pytest.raises(RegistryError, match=f"{host} speaks https") as caught:
+                list(act(MODEL, reference, tiny_store, Access()))
+            assert "--insecure" in caught.value.hint
+        server.shutdown()

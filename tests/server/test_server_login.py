@@ -217,6 +217,7 @@ def test_login_pull_and_push_of_the_command_line(server: Server, run: Run, tmp_p
     assert refused.returncode == 1 and "requires a login" in refused.stderr
     wrong = run("login", host, "-u", "me", "--password-stdin", input="wrong")
     assert wrong.returncode == 1 and "does not accept the login" in wrong.stderr
+    assert "check the user and the password" in wrong.stderr
     done = run("login", host, "-u", "me", "--password-stdin", input=TOKEN)
     assert done.returncode == 0, done.stderr
     assert run("pull", f"{host}/library/tiny", "-t", "tiny").returncode == 0

@@ -216,7 +216,10 @@ def _read(answer: BaseHTTPResponse, host: str, has_login: bool) -> _Kept:
     data = read_limited(answer, MAX_ANSWER)
     if answer.status in (400, 401, 403):
         said = "does not accept the login" if has_login else "requires a login"
-        raise DeniedError(f"the registry {host} {said}", hint=f"mbuild login {host}")
+        hint = f"mbuild login {host}"
+        if has_login:
+            hint = f"check the user and the password, and log in again: {hint}"
+        raise DeniedError(f"the registry {host} {said}", hint=hint)
     value: Mapping[str, Any] = {}
     if answer.status == 200:
         try:

@@ -367,7 +367,7 @@ class Registry:
         if not (is_json(answer) or said or token):
             raise AbsentError(
                 f"{self.host} is not a registry: its /v2/ is a web page",
-                hint="check the host and its port; the login was not kept",
+                hint="check the host and its port",
             )
         return bool(self._challenges)
 

@@ -42,6 +42,7 @@ and all of it is lost by whoever is killed.
 
 _MOST_INTERIM = 16  # answers of the kind 100 Continue before the answer
 _SWITCHING = 101
+_NOT_UNDERSTOOD = 400
 _KEPT = 8  # connections to one host
 
 
@@ -76,7 +77,7 @@ class Web:
         try:
             pool = self._pool(url, reach)
             through = pool.proxy is not None and pool.scheme == "http"
-            return pool.urlopen(
+            answer = pool.urlopen(
                 method,
                 url if through else _target(url),
                 body=body,
@@ -90,6 +91,23 @@ class Web:
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             self._cancel.check()
             raise explained(error, url, self._over_http) from None
+        if answer.status == _NOT_UNDERSTOOD and pool.proxy is None and reach == EVERYWHERE:
+            self._check_plain(answer, url)
+        return answer
+
+    def _check_plain(self, answer: BaseHTTPResponse, url: str) -> None:
+        """Raise :class:`RegistryError` where http was spoken to a host that speaks https.
+
+        Such a host says so in a page, in words of its own.
+        """
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or PORTS["http"]
+        if parts.scheme == "http" and speaks_tls(host, port):
+            answer.close()
+            raise RegistryError(
+                f"{parts.netloc.rpartition('@')[2]} speaks https, and was asked over http",
+                hint=f"leave out what asks for http: {self._over_http}, or http:// before the host",
+            )
 
     @staticmethod
     def has_proxy(scheme: str, host: str) -> bool:
@@ -165,9 +183,22 @@ def speaks_tls(host: str, port: int) -> bool:
 
 
 def _proxy(scheme: str, host: str) -> str:
-    """The proxy that ``HTTPS_PROXY`` and the like name for a host, "" for none."""
+    """The proxy that ``HTTPS_PROXY`` and the like name for a host, "" for none.
+
+    For this machine's own names there is none, as for Docker: elsewhere they are another
+    machine's, and a login that is sent to them without TLS would leave this one.
+    """
+    if _is_own(host):
+        return ""
     proxy = urllib.request.getproxies().get(scheme, "")
     return "" if urllib.request.proxy_bypass(host) else proxy
+
+
+def _is_own(host: str) -> bool:
+    """Whether a host is this machine by its name, or by its address."""
+    if host.lower() == "localhost":
+        return True
+    return _is_address(host) and nearness(host) is Nearness.LOOPBACK
 
 
 def _through(proxy: str, common: dict[str, Any]) -> urllib3.ProxyManager:

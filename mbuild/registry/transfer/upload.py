@@ -170,6 +170,8 @@ class Upload:
         # Some registries say 0 of every blob: that tells nothing.
         other = said.isascii() and said.isdigit() and said not in ("0", str(self.layer.size))
         self._other_size = int(said[:19]) if other else None
+        if other:
+            self._registry.ping()  # what answers everything with a page is none
         return (answer.status == 200 and not other) or answer.status in REDIRECTS
 
     # Where an upload stands.
