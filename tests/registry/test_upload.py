@@ -22,6 +22,7 @@ from mbuild.registry.client import attempts
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.attempts import TRIES
 from mbuild.registry.client.registry import Registry
+from mbuild.registry.client.web import speaks_tls
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer import upload
 from mbuild.registry.transfer.push import push, would_send
@@ -500,4 +501,7 @@ def test_http_to_a_host_that_speaks_https(tiny_store: Store, weights: bytes) -> 
             with pytest.raises(RegistryError, match=f"{host} speaks https") as caught:
                 list(act(MODEL, reference, tiny_store, Access()))
             assert "--insecure" in caught.value.hint
+        assert speaks_tls("127.0.0.1", server.server_address[1])
+        assert not speaks_tls(".127.0.0.1", server.server_address[1])
         server.shutdown()
+    assert not speaks_tls("127.0.0.1", server.server_address[1])

@@ -171,14 +171,14 @@ def speaks_tls(host: str, port: int) -> bool:
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    hello = context.wrap_bio(incoming, outgoing, server_hostname=host)
-    with suppress(ssl.SSLWantReadError):
-        hello.do_handshake()
     try:
+        hello = context.wrap_bio(incoming, outgoing, server_hostname=host)
+        with suppress(ssl.SSLWantReadError):
+            hello.do_handshake()
         with socket.create_connection((host, port), CONNECT_SECONDS) as sock:
             sock.sendall(outgoing.read())
             return sock.recv(1) in _TLS_RECORDS
-    except OSError:
+    except (OSError, ValueError):  # what is no host's name in TLS has no TLS
         return False
 
 
