@@ -25,7 +25,13 @@ from registries import digest_of
 from stand_in import Handler, stand_in
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import ForbiddenHostError, RegistryError, StoreError, UnreachableError
+from mbuild.core.errors import (
+    ForbiddenHostError,
+    RegistryError,
+    StoreError,
+    UnreachableError,
+    UsageError,
+)
 from mbuild.core.transfers import Direction
 from mbuild.registry.auth.challenge import challenges
 from mbuild.registry.auth.login import Login
@@ -355,6 +361,34 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(registry.requests) == 3 and proxy.requests == []
         assert not web.Web.has_proxy("http", "::1") and not web.Web.has_proxy("http", "127.9.9.9")
         assert web.Web.has_proxy("http", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "proxy", "shown"),
+    [
+        ("http", "10.0.0.7", "", True),
+        ("http", "10.0.0.7", "http://10.0.0.1:3128", True),
+        ("http", "10.0.0.7", "8.8.8.8:3128", False),
+        ("http", "10.0.0.7", "http://proxy.invalid:3128", False),
+        ("http", "127.0.0.1", "http://8.8.8.8:3128", True),
+        ("https", "10.0.0.7", "http://8.8.8.8:3128", True),
+    ],
+)
+def test_no_login_is_shown_to_a_proxy_on_the_internet(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, host: str, proxy: str, shown: bool
+) -> None:
+    """Over http it reads what a registry in this network is sent."""
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, proxy)
+    reference = ModelReference.parse(f"{scheme}://{host}/a/b")
+    registry = Registry(reference, Access(), Cancel(), Login("me", "secret"))
+    if shown:
+        assert registry._login == Login("me", "secret")
+        return
+    with pytest.raises(UsageError, match="nor to a proxy there"):
+        assert registry._login
 
 
 def test_an_interrupted_wait_ends() -> None:

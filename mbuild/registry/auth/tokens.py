@@ -249,6 +249,6 @@ def usable(login: Login | None, scheme: str, near: Nearness) -> Login | None:
     if login is None or scheme == "https" or near is not Nearness.PUBLIC:
         return login
     raise UsageError(
-        "a stored login is not sent over http to a host on the internet",
-        hint="leave --insecure out, or log out first",
+        "a stored login is not sent over http to a host on the internet, nor to a proxy there",
+        hint="leave --insecure out, or log out first; NO_PROXY names hosts that have no proxy",
     )

@@ -23,7 +23,7 @@ from mbuild.registry.client.answers import (
     refusal,
 )
 from mbuild.registry.client.attempts import FIRST_TRIES, TRIES, Attempts
-from mbuild.registry.client.web import PORTS, Web, speaks_tls
+from mbuild.registry.client.web import PORTS, Web, read_from, speaks_tls
 from mbuild.registry.hub.reference import mirror
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
 
@@ -157,7 +157,7 @@ class Registry:
     def _login(self) -> Login | None:
         """The login, looked for once the registry asks for one."""
         if self._given is not None:
-            return usable(self._given, self.scheme, self.near)
+            return usable(self._given, self.scheme, self._reader)
         if not self.access.is_named(self.host):
             return None
         from mbuild.registry.auth.logins import find, hub_token
@@ -165,7 +165,12 @@ class Registry:
         found = find(self.host, self.path)
         if found is None and self._mirror.host:  # whoever named it trusts it as the Hub
             found = hub_token()
-        return usable(found, self.scheme, self.near)
+        return usable(found, self.scheme, self._reader)
+
+    @property
+    def _reader(self) -> Nearness:
+        host = urlsplit(f"//{self.host}").hostname or ""
+        return read_from(self.scheme, host, self.near)
 
     @cached_property
     def _tokens(self) -> BearerTokens:

@@ -17,7 +17,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from mbuild import __version__
 from mbuild.core.errors import ForbiddenHostError, RegistryError, UnreachableError
-from mbuild.registry.client.access import EVERYWHERE, Nearness, addresses, nearness
+from mbuild.registry.client.access import (
+    EVERYWHERE,
+    Nearness,
+    addresses,
+    nearness,
+    nearness_of_host,
+)
 from mbuild.registry.client.filling import CAN_FILL, FillingSocket
 from mbuild.work.cancel import Cancel
 
@@ -192,6 +198,19 @@ def _proxy(scheme: str, host: str) -> str:
         return ""
     proxy = urllib.request.getproxies().get(scheme, "")
     return "" if urllib.request.proxy_bypass(host) else proxy
+
+
+def read_from(scheme: str, host: str, near: Nearness) -> Nearness:
+    """From how far away a request is read: by a ``near`` host, or by the proxy before it."""
+    proxy = _proxy(scheme, host)
+    if not proxy:
+        return near
+    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}").hostname or ""
+    try:
+        far = nearness_of_host(found, PORTS["http"])
+    except UnreachableError:
+        far = Nearness.PUBLIC
+    return far if far is Nearness.PUBLIC else near
 
 
 def _is_own(host: str) -> bool:
