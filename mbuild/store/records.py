@@ -358,13 +358,7 @@ ADOPTED: RecordKind[Digest] = RecordKind(
     Digest.parse,
 )
 REPOSITORY: RecordKind[str] = RecordKind(
-    "repository",
-    1,
-    "a registry's host, a space and a blob's digest",
-    "the repository there that the blob was pushed to or pulled from last",
-    False,
-    str,
-    str,
+    "repository", 1, "a registry's host and a digest", "where that blob was last", False, str, str
 )
 REMOTE_SIZE: RecordKind[int] = RecordKind(
     "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
