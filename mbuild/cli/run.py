@@ -185,6 +185,8 @@ def _schema(text: str | None) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"{where} is not JSON: {place}: {error.msg}", hint=_SHAPES) from None
+    except ValueError:  # Python reads no number of thousands of digits
+        raise UsageError(f"{where} has a number that is too long", hint=_SHAPES) from None
     except RecursionError:
         raise UsageError(f"{where} is nested too deeply") from None
     if not isinstance(value, dict):

@@ -85,6 +85,7 @@ def test_an_answer_is_json(store: Path, tmp_path: Path) -> None:
         ('{"enum":', "the JSON Schema of --format is not JSON: line 1, column 9"),
         (str(file), f"{file} is not JSON: line 2, column 11"),
         ("[" * 10, "there is no file"),
+        (f'{{"minLength": {"1" * 5000}}}', "has a number that is too long"),
     ):
         stderr = _run(store, "run", "chat", "--format", shape, "y", status=2).stderr
         assert said in stderr and "--format takes json, a JSON Schema" in stderr

@@ -45,7 +45,7 @@ class FillingSocket(socket.socket):
         limit = self.gettimeout()
         self.settimeout(None)
         try:
-            return super().recv_into(buffer, nbytes, socket.MSG_WAITALL)
+            return super().recv_into(buffer, nbytes, flags | socket.MSG_WAITALL)
         except BlockingIOError:
             raise TimeoutError("timed out") from None
         finally:
