@@ -56,15 +56,15 @@ class Fetching(NamedTuple):
     """How a build may fetch what it starts from.
 
     ``mode`` is None where nobody said: then names with a host are fetched if they are missing.
-    ``access`` says which registries may be asked, None for any. ``pinned`` is the manifest that
-    a lock names: it is fetched in place of what the tag has by now; ``commits`` are those of
-    the Hub, by repository. ``only_look``: nothing large may be fetched. Without ``keep``
-    the files of checkpoints are removed after the build.
+    ``access`` says which registries may be asked, None for any. ``pinned`` are the manifests that
+    a lock names, by the models' names here: they are fetched in place of what the tags have by
+    now; ``commits`` are those of the Hub, by repository. ``only_look``: nothing large may be
+    fetched. Without ``keep`` the files of checkpoints are removed after the build.
     """
 
     mode: PullMode | None = None
     access: Access | None = None
-    pinned: Digest | None = None
+    pinned: Mapping[str, Digest] = {}
     commits: Mapping[str, str] = {}
     only_look: bool = False
     keep: bool = True
@@ -154,8 +154,9 @@ def _learned(
     if plain and word == "FROM" and mode is not PullMode.ALWAYS:
         from mbuild.registry.stored import stored_name
 
-        if is_whole(stored_name(value, store), store):
-            return None  # pulled before, as GGUF
+        local, locked = stored_name(value, store), reference.repository in fetching.commits
+        if str(local) in fetching.pinned or (not locked and is_whole(local, store)):
+            return None  # pulled before, as GGUF; of a repository with both a lock says which
     found = yield from learn_repository(reference, inquiry, store)
     if found is None and not plain:
         raise SourceError(
@@ -183,7 +184,9 @@ def _fetch(
     except InvalidNameError:
         return  # whoever resolves it says so
     if word == "FROM" and mode is not PullMode.ALWAYS and is_whole(local, store):
-        return
+        named = store.manifests.read(local).id
+        if bare or fetching.pinned.get(str(local), named) == named:
+            return
     model = yield from _looked_up(word, reference, local, fetching, store)
     if model is not None:
         context.learn(word, value, model if word == "FROM" else _weights_of(word, model, store))
@@ -203,8 +206,8 @@ def _looked_up(
     from mbuild.store.records import MANIFEST, REMOTE_MODEL
 
     access, exact = fetching.access or Access(), reference
-    if word == "FROM" and fetching.pinned is not None and fetching.mode is not PullMode.ALWAYS:
-        exact = reference._replace(digest=fetching.pinned)
+    if (pinned := _pinned(local, fetching)) is not None:
+        exact = reference._replace(digest=pinned)
     access.check(exact.endpoint)
     data = _known_manifest(exact, local, fetching, store)
     if data is None:
@@ -221,8 +224,15 @@ def _looked_up(
     manifest = Manifest.decode(data, str(exact))
     weights = (layer.digest for layer in manifest.layers if layer.media_type == MODEL)
     aliases = {digest: alias for digest in weights if (alias := store.files.alias(digest))}
-    remote = RemotePlace(str(reference), "", access)
+    remote = RemotePlace(str(reference), "", access, manifest=(local, Digest.of(data)))
+    if exact is not reference and store.manifests.read_bytes(store.manifests.resolve(local)):
+        return StoredModel(local, Digest.of(data), manifest, aliases, remote)  # it keeps its name
     return StoredModel(local, Digest.of(data), manifest, aliases, remote, data)
+
+
+def _pinned(local: ModelName, fetching: Fetching) -> Digest | None:
+    """The manifest that a lock names for a model; none counts where all is asked for anew."""
+    return None if fetching.mode is PullMode.ALWAYS else fetching.pinned.get(str(local))
 
 
 def _known_manifest(
@@ -234,9 +244,10 @@ def _known_manifest(
     if reference.digest is None and fetching.mode is PullMode.ALWAYS:
         return None
     identity = reference.digest
+    data = store.manifests.read_bytes(store.manifests.resolve(local))
+    if data is not None and identity in (None, Digest.of(data)):
+        return data
     if identity is None:
-        if (data := store.manifests.read_bytes(store.manifests.resolve(local))) is not None:
-            return data
         identity = store.cache.get(REMOTE_MODEL, str(reference))
     if identity is None:
         return None
@@ -283,7 +294,7 @@ def _pulled(
             f"{reference} is not here yet, so nobody can say what a build would do with it",
             hint=f"mbuild pull {reference}",
         )
-    pinned = None if fetching.mode is PullMode.ALWAYS or word != "FROM" else fetching.pinned
+    pinned = _pinned(local, fetching)
     started, label, names = time.monotonic(), f"pull {reference}", ("model", str(reference))
     blobs: dict[Digest, tuple[int, int]] = {}
     yield StepStarted(0, label, 0, "pull", *names)
@@ -328,7 +339,8 @@ def _weights_of(word: str, model: StoredModel, store: Store) -> SourceFile:
     (layer,) = layers
     shown = layer.origin if word == "ADAPTER" and layer.origin else layer.digest.filename
     if store.blobs.has(layer.digest, layer.size):
-        return stored_blob(store.blobs.path(layer.digest), shown, layer.digest, store)
+        stored = stored_blob(store.blobs.path(layer.digest), shown, layer.digest, store)
+        return stored._replace(remote=model.remote)
     return absent(shown, layer.digest, layer.size, model.remote, store)
 
 

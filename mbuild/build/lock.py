@@ -158,29 +158,32 @@ def _given(lock: BuildLock, table: Mapping[str, Option]) -> dict[str, Any]:
     return {row.name: options[row.name] for row in table.values() if row.name in options}
 
 
-def pinned_manifest(lock: BuildLock) -> Digest | None:
-    """The id of the stored model that a locked build starts from; None where that is a file.
-
-    Stages may start from several: their names are held to what is there.
-    """
-    if STAGES in lock.inputs:
-        return None
-    for source in lock.inputs["sources"]["from"]:
+def pinned_manifests(lock: BuildLock) -> dict[str, Digest]:
+    """The ids of the models that a locked build starts from, by their names in the store."""
+    found: dict[str, str] = {}
+    for source in _all_sources(lock):
         if "manifest" in source:
-            return Digest.parse(source["manifest"])
-    return None
+            found[str(source["model"])] = source["manifest"]
+        found.update(source.get("pulled", {}))
+    return {name: Digest.parse(text) for name, text in found.items()}
 
 
 def pinned_commits(lock: BuildLock) -> dict[str, str]:
     """The commits of the Hub's repositories that a locked build starts from, by repository."""
-    parts = lock.inputs[STAGES].values() if STAGES in lock.inputs else (lock.inputs,)
     commits = {}
-    for source in (each for part in parts for kind in part["sources"].values() for each in kind):
+    for source in _all_sources(lock):
         revision = str(source.get("revision", ""))
         if is_revision(revision):
             repository, _, commit = revision.partition("@")
             commits[repository] = commit
     return commits
+
+
+def _all_sources(lock: BuildLock) -> Iterator[Mapping[str, Any]]:
+    """What all instructions of all targets name."""
+    for part in lock.inputs[STAGES].values() if STAGES in lock.inputs else (lock.inputs,):
+        for kind in part["sources"].values():
+            yield from kind
 
 
 # Comparing.

@@ -14,7 +14,7 @@ from mbuild.build.lock import (
     drift_of_inputs,
     drift_of_results,
     pinned_commits,
-    pinned_manifest,
+    pinned_manifests,
 )
 from mbuild.build.pins import inputs, results, variants
 from mbuild.core.errors import ModelfileError
@@ -54,9 +54,9 @@ class Locked:
         self._store = store
 
     @property
-    def pinned(self) -> Digest | None:
-        """The manifest of the stored model that the locked build starts from, if it has one."""
-        return pinned_manifest(self._lock)
+    def pinned(self) -> dict[str, Digest]:
+        """The manifests of the models that the locked build starts from, by their names."""
+        return pinned_manifests(self._lock)
 
     @property
     def commits(self) -> dict[str, str]:

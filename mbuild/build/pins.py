@@ -147,7 +147,7 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
             return {"model": str(name), "manifest": str(id_)}
         case GGUFSource(files):
             digests = {file.name: str(file.locked) for file in files}
-            return {"files": digests, **_revision(files)}
+            return {"files": digests, **_revision(files), **_pulled(files)}
         case GGUFDirectory(model, projectors):
             return {**_source(model), "projectors": [_source(each) for each in projectors]}
         case CheckpointSource(name, _, card, _):
@@ -165,6 +165,15 @@ def _revision(files: Iterable[SourceFile]) -> dict[str, str]:
     sources = {file.remote.source for file in files if file.remote}
     found = next((s.removeprefix(_HUB) for s in sources if s.startswith(_HUB)), "")
     return {"revision": found} if is_revision(found) else {}
+
+
+def _pulled(files: Iterable[SourceFile]) -> dict[str, Any]:
+    """The registry's model that files are from, by its id; it is fetched again by that.
+
+    It is not compared: the files' digests are.
+    """
+    named = {file.remote.manifest for file in files if file.remote and file.remote.manifest}
+    return {"pulled": {str(name): str(id_) for name, id_ in named}} if named else {}
 
 
 def is_revision(text: str) -> bool:

@@ -24,6 +24,7 @@ from mbuild.registry.reference import ModelReference
 from mbuild.registry.stored import stored_name
 from mbuild.registry.transfer.push import push
 from mbuild.store import Store
+from mbuild.store.media import ADAPTER
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +225,34 @@ def test_a_lock_pins_the_manifest(
     assert mbuild("--locked", "-t", "mine", "--pull", "always").returncode == 1  # it moved on
 
 
+def test_a_lock_of_stages_pins_every_manifest(
+    mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]
+) -> None:
+    """Those of FROM, ADAPTER and DRAFT, each by its own name, in whatever store."""
+    found, host = registry
+    found.model("org/adapter:v1", gguf_bytes(tiny_model("adapter")))
+    found.model("org/draft:v1", gguf_bytes(tiny_model(seed=7)))
+    (tmp_path / "Modelfile").write_text(
+        f"# syntax=mbuild/1\nFROM {host}/org/tiny:v1 AS base\nADAPTER {host}/org/adapter:v1\n"
+        f"FROM base AS mine\nDRAFT {host}/org/draft:v1\nSYSTEM Hi.\n"
+    )
+    assert mbuild("lock").returncode == 0
+    id_ = mbuild("--locked", "-t", "mine", "--progress", "quiet").stdout
+    put(found, host, tmp_path / "there", system="You are new.")
+    found.model("org/adapter:v1", gguf_bytes(tiny_model("adapter", seed=8)))
+    found.model("org/draft:v1", gguf_bytes(tiny_model(seed=9)))
+    os.rename(tmp_path / "store", tmp_path / "first")
+    assert mbuild("pull", f"{host}/org/tiny:v1").returncode == 0
+    newer = mbuild("show", f"{host}/org/tiny:v1", "--format", "json").stdout
+    done = mbuild("--locked", "-t", "mine", "--progress", "quiet")
+    assert (done.returncode, done.stdout) == (0, id_), done.stderr
+    assert mbuild("show", f"{host}/org/tiny:v1", "--format", "json").stdout == newer
+    found.requests.clear()
+    assert mbuild("--locked", "-t", "mine").returncode == 0
+    assert found.requests == []
+    assert mbuild("--locked", "-t", "mine", "--pull", "always").returncode == 1  # they moved on
+
+
 def locked_text(mbuild: Run, folder: Path, *options: str) -> str:
     """What ``mbuild lock`` writes."""
     (folder / "Modelfile.lock").unlink(missing_ok=True)
@@ -241,6 +270,7 @@ def locked_text(mbuild: Run, folder: Path, *options: str) -> str:
         "FROM {host}/org/tiny@{id}",
         "FROM {host}/org/tiny:v1\nDRAFT {host}/org/tiny:v1",
         "FROM {host}/org/tiny:v1\nADAPTER {host}/org/adapter:v1",
+        "FROM {host}/org/tiny:v1\nADAPTER {host}/org/named:v1",
     ],
 )
 def test_a_lock_is_the_same_whatever_the_store_has(
@@ -254,6 +284,8 @@ def test_a_lock_is_the_same_whatever_the_store_has(
     found, host = registry
     id_ = put(found, host, tmp_path / "there")
     found.model("org/adapter:v1", gguf_bytes(tiny_model("adapter")))
+    named = {"mediaType": ADAPTER, **found.add(gguf_bytes(tiny_model("adapter", seed=3)))}
+    found.model("org/named:v1", b"", layers=[{**named, "from": "lora.bin"}])
     modelfile(tmp_path, lines.removeprefix("FROM ").format(host=host, id=id_))
     empty = locked_text(mbuild, tmp_path, *options)
     full = locked_text(mbuild, tmp_path, *options)
@@ -382,4 +414,4 @@ def test_the_stores_own_names(tiny_store: Store) -> None:
 def test_the_modes_are_those_of_the_option() -> None:
     """Nothing is fetched unasked but names with a host."""
     assert [mode.value for mode in PullMode] == ["always", "missing", "never"]
-    assert Fetching() == Fetching(None, None, None)
+    assert Fetching() == Fetching(None, None, {})

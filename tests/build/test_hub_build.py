@@ -299,6 +299,29 @@ def test_a_lock_pins_the_commit(mbuild: Run, tmp_path: Path, hub: HubStandIn) ->
     assert done.returncode == 1 and "the Hub's commit changed" in done.stderr
 
 
+def test_a_lock_says_which_of_a_repository_s_models_it_means(
+    mbuild: Run, tmp_path: Path, hub: HubStandIn
+) -> None:
+    """Its checkpoint, or a GGUF file of it that was pulled before under the same name."""
+    modelfile(tmp_path, f"FROM hf.co/{REPO}")
+    assert mbuild("lock", "-t", "m").returncode == 0
+    before = identity(tmp_path, "m")
+    (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(tiny_model()))
+    (tmp_path / "Other").write_text("FROM ./tiny.gguf\n")
+    assert mbuild("-f", "Other", "-t", f"hf.co/{REPO}").returncode == 0
+    done = mbuild("--locked", "-t", "m")
+    assert done.returncode == 0, done.stderr
+    assert identity(tmp_path, "m") == before
+    assert mbuild("lock", "-t", "m").returncode == 0
+    (source,) = json.loads((tmp_path / "Modelfile.lock").read_text())["sources"]["from"]
+    assert source["model"] == f"hf.co/{REPO}:latest"
+    shutil.rmtree(tmp_path / "store")
+    hub.forget()
+    done = mbuild("--locked", "-t", "m")  # this Hub has no registry
+    assert done.returncode == 1 and "cannot be pulled" in done.stderr, done.stderr
+    assert hub.sent == {}
+
+
 def test_a_lock_does_not_tell_where_the_files_were(
     mbuild: Run,
     tmp_path: Path,

@@ -70,12 +70,14 @@ class RemotePlace(NamedTuple):
     ``source`` is what messages call the whole that it belongs to, such as
     ``hf.co/ORG/REPO@COMMIT``, ``url`` the file's own address, empty for a blob of a registry.
     ``access`` is who may be asked. Without ``keep`` the file is removed after the build.
+    ``manifest`` is the id of the registry's model, by its name here, for a lock.
     """
 
     source: str
     url: str
     access: Access
     keep: bool = True
+    manifest: tuple[ModelName, Digest] | None = None
 
 
 class SourceFile(NamedTuple):
@@ -149,7 +151,8 @@ class StoredModel(NamedTuple):
 
     ``aliases`` are the BLAKE3 of those layers of weights whose content somebody has read.
     ``remote`` and ``data``, the manifest's bytes, are there while the model is still to be
-    fetched; its digests are known.
+    fetched; its digests are known. Without ``data`` it is fetched for the build alone: its
+    name means another model here, and goes on to.
     """
 
     name: ModelName

@@ -89,7 +89,7 @@ class Pull(BaseStep):
         """Whether the model is whole, and its name means another or none."""
         sizes = {layer.digest: layer.size for layer in model.manifest.blobs()}
         named = store.manifests.read_bytes(store.manifests.resolve(model.name)) == model.data
-        return not named and not store.blobs.missing(sizes)
+        return bool(model.data) and not named and not store.blobs.missing(sizes)
 
     def cost(self, store: BuildStore) -> Cost:
         """What is missing is written."""
@@ -116,7 +116,7 @@ class Pull(BaseStep):
             sizes = {layer.digest: layer.size for layer in self.model.manifest.blobs()}
             if all(store.blobs.bring(*row) for row in sizes.items()):
                 store.replace(store.manifests.resolve(self.model.name), self.model.data)
-        elif self.model is None:
+        elif self.model is None or not self.model.data:
             thrown_away = {f.sha256 for f in self.files if f.remote and not f.remote.keep}
             for blob in stored:
                 if blob.digest not in thrown_away:
