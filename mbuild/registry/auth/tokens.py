@@ -12,9 +12,8 @@ from urllib.parse import urlencode, urlsplit
 from mbuild.core.errors import DeniedError, RegistryError, UsageError
 from mbuild.core.values import NamedTuple
 from mbuild.registry.auth.challenge import BASIC, BEARER, Challenge
-from mbuild.registry.client.access import Access, Nearness, nearness_of_host
+from mbuild.registry.client.access import PORTS, Access, Nearness, nearness_of_host
 from mbuild.registry.client.answers import AGAIN, drained, later, read_limited
-from mbuild.registry.client.web import PORTS
 from mbuild.registry.reference import OLLAMA_HOSTS
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 from mbuild.core.errors import ForbiddenHostError, UnreachableError, UsageError
 from mbuild.core.names import DEFAULT_HOST
@@ -21,6 +22,9 @@ class Nearness(StrEnum):
     PRIVATE = "private"
     PUBLIC = "public"
 
+
+PORTS = {"http": 80, "https": 443}
+"""The schemes of registries, each with its usual port."""
 
 EVERYWHERE = frozenset(Nearness)
 PUBLIC = frozenset({Nearness.PUBLIC})
@@ -61,6 +65,16 @@ def addresses(host: str, port: int) -> list[str]:
             hint="check the spelling and the network",
         ) from None
     return [str(row[4][0]) for row in rows]
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """An address's scheme, host and port: who may be sent what another address is sent."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return parts.scheme, (parts.hostname or "").lower(), port or PORTS.get(parts.scheme)
 
 
 class Access(NamedTuple):

@@ -12,7 +12,7 @@ from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
 from mbuild.core.values import NamedTuple
 from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
-from mbuild.registry.client.access import Access, Nearness, nearness_of_host
+from mbuild.registry.client.access import PORTS, Access, Nearness, nearness_of_host, origin
 from mbuild.registry.client.answers import (
     AGAIN,
     DAMAGED_THERE,
@@ -23,7 +23,8 @@ from mbuild.registry.client.answers import (
     refusal,
 )
 from mbuild.registry.client.attempts import FIRST_TRIES, TRIES, Attempts
-from mbuild.registry.client.web import PORTS, Web, read_from, speaks_tls
+from mbuild.registry.client.proxies import read_from
+from mbuild.registry.client.web import Web, speaks_tls
 from mbuild.registry.hub.reference import mirror
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
 
@@ -96,7 +97,7 @@ class Registry:
         try:
             return nearness_of_host(parts.hostname or "", parts.port or 443)
         except UnreachableError:
-            if Web.has_proxy("https", parts.hostname or ""):
+            if Web.has_proxy("https", parts.hostname or "", parts.port or 443):
                 return Nearness.PUBLIC
             raise
 
@@ -121,8 +122,9 @@ class Registry:
 
     def _has_https(self) -> bool:
         parts = urlsplit(f"//{self.host}")
-        if not Web.has_proxy("https", parts.hostname or ""):
-            return speaks_tls(parts.hostname or "", parts.port or PORTS["https"])
+        name, port = parts.hostname or "", parts.port or PORTS["https"]
+        if not Web.has_proxy("https", name, port):
+            return speaks_tls(name, port)
         try:
             drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
         except UnreachableError:
@@ -151,7 +153,7 @@ class Registry:
 
     def is_own(self, url: str) -> bool:
         """Whether an address is this registry's: scheme, host and port."""
-        return _origin(url) == _origin(f"{self.scheme}://{self.host}")
+        return origin(url) == origin(f"{self.scheme}://{self.host}")
 
     @cached_property
     def _login(self) -> Login | None:
@@ -169,8 +171,7 @@ class Registry:
 
     @property
     def _reader(self) -> Nearness:
-        host = urlsplit(f"//{self.host}").hostname or ""
-        return read_from(self.scheme, host, self.near)
+        return read_from(self.scheme, self.host, self.near)
 
     @cached_property
     def _tokens(self) -> BearerTokens:
@@ -375,15 +376,6 @@ class Registry:
                 hint="check the host and its port",
             )
         return bool(self._challenges)
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return parts.scheme, (parts.hostname or "").lower(), port or PORTS.get(parts.scheme)
 
 
 def pull_scope(path: str) -> str:

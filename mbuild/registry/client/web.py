@@ -1,13 +1,10 @@
-"""HTTP by urllib3: connections that are kept, checked for where they lead, and can be cut off."""
+"""HTTP by urllib3: requests to any host, each over connections that are kept and can be cut."""
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
 import socket
 import ssl
 import threading
-import urllib.request
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -16,15 +13,17 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from mbuild import __version__
-from mbuild.core.errors import ForbiddenHostError, RegistryError, UnreachableError
-from mbuild.registry.client.access import (
-    EVERYWHERE,
-    Nearness,
-    addresses,
-    nearness,
-    nearness_of_host,
+from mbuild.core.errors import RegistryError
+from mbuild.core.values import NamedTuple
+from mbuild.registry.client.access import EVERYWHERE, PORTS, Nearness
+from mbuild.registry.client.proxies import Proxy, is_address, proxy_of
+from mbuild.registry.client.watched import (
+    CONNECT_SECONDS,
+    STALL_SECONDS,
+    Connections,
+    check,
+    watched,
 )
-from mbuild.registry.client.filling import CAN_FILL, FillingSocket
 from mbuild.work.cancel import Cancel
 
 if TYPE_CHECKING:
@@ -32,24 +31,18 @@ if TYPE_CHECKING:
 
     from urllib3 import BaseHTTPResponse
 
-CONNECT_SECONDS = 10.0
-STALL_SECONDS = 30.0
-"""A peer that sends nothing for so long is given up, and asked again."""
-
 USER_AGENT = f"mbuild/{__version__}"
-PORTS = {"http": 80, "https": 443}
 _BLOCK = 256 << 10  # bytes that are sent at once
-_NEAR_BUFFER = 128 << 10
-"""Bytes that the kernel keeps for a connection within this machine until they are read.
-
-By itself it makes that megabytes, which is of use for distances only: here it makes nothing faster,
-and all of it is lost by whoever is killed.
-"""
-
-_MOST_INTERIM = 16  # answers of the kind 100 Continue before the answer
-_SWITCHING = 101
 _NOT_UNDERSTOOD = 400
+_WANTS_LOGIN = 407
 _KEPT = 8  # connections to one host
+
+
+class _Behind(NamedTuple):
+    """The connections to a host, and the proxy that they go through."""
+
+    pool: urllib3.HTTPConnectionPool
+    proxy: Proxy | None
 
 
 class Web:
@@ -62,9 +55,9 @@ class Web:
         """``over_http`` is what has a registry asked over http, for the error's hint."""
         self._cancel = cancel
         self._over_http = over_http
-        self._pools: dict[tuple[Any, ...], urllib3.HTTPConnectionPool] = {}
+        self._pools: dict[tuple[Any, ...], _Behind] = {}
         self._lock = threading.Lock()
-        self._sockets: set[socket.socket] = set()
+        self._connections = Connections()
 
     def ask(
         self,
@@ -80,9 +73,10 @@ class Web:
         :class:`UnreachableError` when no answer comes.
         """
         self._cancel.check()
+        proxy = None
         try:
-            pool = self._pool(url, reach)
-            through = pool.proxy is not None and pool.scheme == "http"
+            pool, proxy = self._pool(url, reach)
+            through = proxy is not None and urlsplit(url).scheme == "http"
             answer = pool.urlopen(
                 method,
                 url if through else _target(url),
@@ -96,8 +90,15 @@ class Web:
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             self._cancel.check()
-            raise explained(error, url, self._over_http) from None
-        if answer.status == _NOT_UNDERSTOOD and pool.proxy is None and reach == EVERYWHERE:
+            from mbuild.registry.client.failures import explained
+
+            raise explained(error, url, self._over_http, proxy) from None
+        if answer.status == _WANTS_LOGIN and proxy is not None and through:
+            from mbuild.registry.client.failures import wants_login
+
+            answer.close()
+            raise wants_login(proxy)
+        if answer.status == _NOT_UNDERSTOOD and proxy is None and reach == EVERYWHERE:
             self._check_plain(answer, url)
         return answer
 
@@ -116,26 +117,25 @@ class Web:
             )
 
     @staticmethod
-    def has_proxy(scheme: str, host: str) -> bool:
-        """Whether the environment puts a proxy before a host."""
-        return bool(_proxy(scheme, host))
+    def has_proxy(scheme: str, host: str, port: int = 0) -> bool:
+        """Whether the environment puts a proxy before a host, at the scheme's port by default.
+
+        Raises :class:`UnreachableError` for one that cannot be used.
+        """
+        return proxy_of(scheme, host, port) is not None
 
     def interrupt(self) -> None:
         """Cut every connection, so that whoever waits for one hears of the end at once."""
         self._cancel.cancel()
-        for sock in list(self._sockets):
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        self._connections.cut()
 
     def close(self) -> None:
         """Close what is kept open."""
-        for pool in self._pools.values():
+        for pool, _ in self._pools.values():
             pool.close()
-        for sock in self._sockets:  # whose answers nobody read to the end
-            with suppress(OSError):  # it may be closed; close() alone waits for those readers
-                socket.close(sock.detach())
+        self._connections.close()
 
-    def _pool(self, url: str, reach: frozenset[Nearness]) -> urllib3.HTTPConnectionPool:
+    def _pool(self, url: str, reach: frozenset[Nearness]) -> _Behind:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)
         if not host or port is None:
@@ -146,23 +146,25 @@ class Web:
                 self._pools[key] = self._made(parts.scheme, host, port, reach)
             return self._pools[key]
 
-    def _made(
-        self, scheme: str, host: str, port: int, reach: frozenset[Nearness]
-    ) -> urllib3.HTTPConnectionPool:
+    def _made(self, scheme: str, host: str, port: int, reach: frozenset[Nearness]) -> _Behind:
         """A new pool: through the proxy that the environment names, or directly."""
         limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=STALL_SECONDS)
         common: dict[str, Any] = {"timeout": limits, "maxsize": _KEPT, "blocksize": _BLOCK}
-        if proxy := _proxy(scheme, host):
-            if reach != EVERYWHERE and _is_address(host):
-                _check(host, host, reach)  # names are the proxy's to look up
-            return _through(proxy, common).connection_from_host(host, port, scheme)
-        if scheme == "https":
-            secure = urllib3.HTTPSConnectionPool(host, port, **common)
-            secure.ConnectionCls = _watched(HTTPSConnection, reach, self._sockets)
-            return secure
-        pool = urllib3.HTTPConnectionPool(host, port, **common)
-        pool.ConnectionCls = _watched(HTTPConnection, reach, self._sockets)
-        return pool
+        pool: urllib3.HTTPConnectionPool
+        proxy = proxy_of(scheme, host, port)
+        if proxy is not None:
+            if reach != EVERYWHERE and is_address(host):
+                check(host, host, reach)  # names are the proxy's to look up
+            pool = _through(proxy, common).connection_from_host(host, port, scheme)
+            reach = EVERYWHERE  # whoever named the proxy may have it anywhere
+        elif scheme == "https":
+            pool = urllib3.HTTPSConnectionPool(host, port, **common)
+        else:
+            pool = urllib3.HTTPConnectionPool(host, port, **common)
+        secure = isinstance(pool, urllib3.HTTPSConnectionPool)
+        kind = HTTPSConnection if secure else HTTPConnection
+        pool.ConnectionCls = watched(kind, reach, self._connections)
+        return _Behind(pool, proxy)
 
 
 _TLS_RECORDS = (b"\x15", b"\x16")
@@ -188,41 +190,9 @@ def speaks_tls(host: str, port: int) -> bool:
         return False
 
 
-def _proxy(scheme: str, host: str) -> str:
-    """The proxy that ``HTTPS_PROXY`` and the like name for a host, "" for none.
-
-    For this machine's own names there is none, as for Docker: elsewhere they are another
-    machine's, and a login that is sent to them without TLS would leave this one.
-    """
-    if _is_own(host):
-        return ""
-    proxy = urllib.request.getproxies().get(scheme, "")
-    return "" if urllib.request.proxy_bypass(host) else proxy
-
-
-def read_from(scheme: str, host: str, near: Nearness) -> Nearness:
-    """From how far away a request is read: by a ``near`` host, or by the proxy before it."""
-    proxy = _proxy(scheme, host)
-    if not proxy:
-        return near
-    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}").hostname or ""
-    try:
-        far = nearness_of_host(found, PORTS["http"])
-    except UnreachableError:
-        far = Nearness.PUBLIC
-    return far if far is Nearness.PUBLIC else near
-
-
-def _is_own(host: str) -> bool:
-    """Whether a host is this machine by its name, or by its address."""
-    if host.lower() == "localhost":
-        return True
-    return _is_address(host) and nearness(host) is Nearness.LOOPBACK
-
-
-def _through(proxy: str, common: dict[str, Any]) -> urllib3.ProxyManager:
+def _through(proxy: Proxy, common: dict[str, Any]) -> urllib3.ProxyManager:
     """The pools behind a proxy, which may want a login of its own."""
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    parts = urlsplit(proxy.url)
     headers = {}
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -231,116 +201,9 @@ def _through(proxy: str, common: dict[str, Any]) -> urllib3.ProxyManager:
     return urllib3.ProxyManager(address, proxy_headers=headers, **common)
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _target(url: str) -> str:
     """A URL's path and query, exactly as they are written: a signed one allows no change."""
     _, _, rest = url.partition("://")
     cut = min((place for mark in "/?" if (place := rest.find(mark)) >= 0), default=len(rest))
     target = rest[cut:].partition("#")[0]
     return target if target.startswith("/") else f"/{target}"
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer behind any number of interim ones, within reason (RFC 9110, 15.2).
-
-    The standard library takes 103 for the answer itself, and 100 for ever.
-    """
-
-    def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(_MOST_INTERIM):
-            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if not 100 <= found[1] < 200 or found[1] == _SWITCHING:
-                return found
-            http.client.parse_headers(self.fp)
-        raise http.client.HTTPException("interim answers without an end")
-
-
-def _watched(
-    kind: type[HTTPConnection],
-    reach: frozenset[Nearness],
-    sockets: set[socket.socket],
-) -> Any:
-    """A class of connections that are noted, and go only where they may.
-
-    The addresses are looked at before anything is sent to them, and the one that was
-    connected to once more: a name may lead elsewhere when it is asked for again.
-    """
-
-    class Watched(kind):  # type: ignore[misc,valid-type]
-        response_class = _Answer
-
-        def connect(self) -> None:
-            """Connect, unless that leads where it must not."""
-            if reach != EVERYWHERE:
-                for address in addresses(self.host, self.port):
-                    _check(self.host, address, reach)
-            super().connect()
-            sock: socket.socket = self.sock  # type: ignore[has-type]
-            address = sock.getpeername()[0]
-            if reach != EVERYWHERE:
-                _check(self.host, address, reach)
-            if nearness(address) is Nearness.LOOPBACK:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NEAR_BUFFER)
-            if CAN_FILL and type(sock) is socket.socket:
-                sock = self.sock = FillingSocket.of(sock, STALL_SECONDS)
-            sockets.add(sock)
-
-    return Watched
-
-
-def _check(host: str, address: str, reach: frozenset[Nearness]) -> None:
-    near = nearness(address)
-    if near not in reach:
-        raise ForbiddenHostError(
-            f"the host {host} has a {near} address, and was not named",
-            hint="only a registry that you name may be on this machine or in this network",
-        )
-
-
-def explained(error: Exception, url: str, over_http: str) -> RegistryError:
-    """What to say of a request that no answer came to."""
-    if isinstance(error, RegistryError):
-        return error
-    parts = urlsplit(url)
-    where = parts.netloc.rpartition("@")[2]
-    cause = _innermost(error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return RegistryError(
-            f"{where} has a certificate that is not trusted: {cause.verify_message}",
-            hint="add its certificate authority to the system's, or set SSL_CERT_FILE to it",
-        )
-    if isinstance(cause, ssl.SSLError) and parts.scheme == "https":
-        return UnreachableError(
-            f"{where} does not speak https",
-            hint=f"if the registry only has http: {over_http}",
-            again=cause.reason != "WRONG_VERSION_NUMBER",  # what answered in another protocol
-        )
-    return UnreachableError(
-        f"{where} does not answer: {_reason(cause)}",
-        hint="check the host and its port, the network, and whether the server there runs",
-    )
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The first cause of an error that urllib3 has wrapped."""
-    seen = error
-    while True:
-        inner = getattr(seen, "reason", None) or seen.__cause__ or seen.__context__
-        if not isinstance(inner, BaseException):
-            return seen
-        seen = inner
-
-
-def _reason(cause: BaseException) -> str:
-    if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
-        return f"nothing came for {STALL_SECONDS:.0f} seconds"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return "the connection was cut"
