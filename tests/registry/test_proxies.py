@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import socket
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from forwarding_proxy import Certificate, ForwardingProxy, forwarding_proxy, secure_registry
+from pulling import pulled
+from registries import digest_of
 from stand_in import Handler, StandIn, stand_in
 
 from mbuild.core.errors import CancelledError, RegistryError, UnreachableError
 from mbuild.registry.client import watched
-from mbuild.registry.client.access import Access
+from mbuild.registry.client.access import Access, Nearness
 from mbuild.registry.client.answers import read_into
 from mbuild.registry.client.failures import explained, wants_login
 from mbuild.registry.client.proxies import Proxy, proxy_of
 from mbuild.registry.client.registry import Registry
 from mbuild.registry.client.web import Web
 from mbuild.registry.reference import ModelReference
+from mbuild.registry.transfer.pull import pull
+from mbuild.store import Store
 from mbuild.work.cancel import Cancel
 
 HOST = "registry.invalid"
 """A host that only the proxies of tests know: no name server has it (RFC 6761)."""
+
+WEIGHTS = random.Random(7).randbytes((9 << 20) + 321)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
 
 
 @pytest.fixture(autouse=True)
@@ -266,6 +281,25 @@ def test_a_proxy_without_a_scheme_has_http(
         ]
 
 
+def test_a_registry_over_http_that_only_the_proxy_knows(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    """The proxy of its scheme counts, and is no proxy for the other."""
+    with forwarding_proxy() as (proxy, place), stand_in() as (registry, host):
+        registry.model("a/m:v1", WEIGHTS)
+        proxy.places = {f"{HOST}:5000": host}
+        monkeypatch.setenv("HTTP_PROXY", f"http://{place}")
+        assert pulled(store, f"http://{HOST}:5000").size > len(WEIGHTS)
+        plain = Access(plain=frozenset({f"{HOST}:5000"}))
+        reference = ModelReference.parse(f"{HOST}:5000/a/m:v1")
+        assert Registry(reference, plain, Cancel()).near is Nearness.PUBLIC
+        with pytest.raises(UnreachableError, match="was not found"):
+            _ = Registry(reference, Access(), Cancel()).near
+        monkeypatch.setenv("NO_PROXY", f"{HOST}:5000")
+        with pytest.raises(UnreachableError, match="was not found"):
+            _ = Registry(reference, plain, Cancel()).near
+
+
 @pytest.mark.parametrize(
     ("written", "url", "proxied"),
     [
@@ -300,7 +334,73 @@ def test_hosts_that_are_left_out_may_have_a_port(
         assert bool(proxy.asked) == proxied
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Names that this machine's own lookup knows, as those of /etc/hosts, and where they lead."""
+    known = {"here.invalid": "127.0.0.1"}
+    looked_up = socket.getaddrinfo
+
+    def lookup(host: Any, *arguments: Any, **named: Any) -> Any:
+        return looked_up(known.get(host, host), *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    return known
+
+
+def test_a_name_of_this_machine_has_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, here: dict[str, str], store: Store
+) -> None:
+    """As localhost has none: to the proxy the name is another machine's, or nobody's."""
+    with forwarding_proxy() as (proxy, place), stand_in() as (registry, host):
+        registry.model("a/m:v1", WEIGHTS)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://{place}")
+        port = host.rpartition(":")[2]
+        assert pulled(store, f"here.invalid:{port}").size > len(WEIGHTS)
+        assert proxy.asked == []
+
+
+def test_a_refused_name_is_not_this_machine(
+    monkeypatch: pytest.MonkeyPatch, here: dict[str, str], store: Store
+) -> None:
+    """Some name servers answer 0.0.0.0 for what they refuse; a server's strangers stay away."""
+    with forwarding_proxy() as (proxy, place), stand_in() as (registry, host):
+        registry.model("a/m:v1", WEIGHTS)
+        proxy.places = {"here.invalid": host}
+        monkeypatch.setenv("HTTP_PROXY", f"http://{place}")
+        here["here.invalid"] = "0.0.0.0"
+        assert pulled(store, "http://here.invalid").size > len(WEIGHTS)
+        assert proxy.asked
+        here["here.invalid"] = "127.0.0.1"
+        reference = ModelReference.parse("here.invalid/a/m:v1")
+        access = Access(frozenset({"here.invalid"}), frozenset())
+        registry_of_server = Registry(reference, access, Cancel())
+        assert registry_of_server.near is Nearness.LOOPBACK and not registry_of_server.web.here
+
+
 # Whole transfers, and their ends.
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", False), ("https", True)])
+def test_a_pull_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: Certificate,
+    store: Store,
+    scheme: str,
+    secure: bool,
+) -> None:
+    """Forwarded, through a tunnel, and through a tunnel that is in TLS itself."""
+    served = secure_registry(trusted) if scheme == "https" else stand_in()
+    proxied = forwarding_proxy(trusted if secure else None)
+    with proxied as (proxy, place), served as (registry, host):
+        registry.model("a/m:v1", WEIGHTS)
+        proxy.places = {f"{HOST}:5000": host}
+        address = f"https://localhost:{place.rpartition(':')[2]}" if secure else f"http://{place}"
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", address)
+        assert pulled(store, f"{scheme}://{HOST}:5000").size > len(WEIGHTS)
+        assert {method for method, _, _ in proxy.asked} == {
+            "CONNECT" if scheme == "https" else "GET"
+        }
 
 
 KINDS = [("http", False), ("https", False), ("https", True)]
@@ -385,6 +485,39 @@ def test_a_body_that_stops_is_given_up(
             raise UnreachableError("it ends too soon")
 
         ended(asked, waits, read, UnreachableError)
+
+
+@pytest.mark.parametrize(("scheme", "secure"), KINDS)
+def test_a_pull_that_stops_can_be_ended(
+    monkeypatch: pytest.MonkeyPatch, trusted: Certificate, store: Store, scheme: str, secure: bool
+) -> None:
+    """As a Ctrl-C does it: what is under way is not waited for."""
+    with waiting(monkeypatch, trusted, scheme, secure) as (_, registry, waits, go):
+        registry.model("a/m:v1", WEIGHTS)
+
+        def hang(handler: Handler) -> bool:
+            if handler.path.endswith(digest_of(WEIGHTS)):
+                waits.set()
+                go.wait(30)
+            return False
+
+        registry.before = hang
+        reference = ModelReference.parse(f"{scheme}://{HOST}:5000/a/m:v1")
+        pulling = pull(reference, reference.local, store, Access())
+        next(pulling)
+        late = threading.Thread(target=lambda: (waits.wait(30), time.sleep(0.1), _interrupt()))
+        late.start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            for _ in pulling:
+                pass
+        assert time.monotonic() - start < 5
+        late.join()
+
+
+def _interrupt() -> None:
+    """A Ctrl-C for the main thread."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 @pytest.mark.parametrize("secure", [False, True])

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mbuild.core.errors import UnreachableError
 from mbuild.core.values import NamedTuple
-from mbuild.registry.client.access import PORTS, Nearness, nearness, nearness_of_host
+from mbuild.registry.client.access import PORTS, Nearness, addresses, nearness, nearness_of_host
 
 SYSTEM = "the system's settings"
 """Who names a proxy on a desktop that no variable does."""
@@ -52,6 +52,35 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def nearness_behind(scheme: str, host: str) -> Nearness:
+    """How far away ``HOST[:PORT]`` is; what only its proxy can look up is on the internet.
+
+    Raises :class:`UnreachableError` for a name without an address where there is no proxy.
+    """
+    parts = urlsplit(f"//{host}")
+    name, port = parts.hostname or "", parts.port or PORTS.get(scheme, 0)
+    try:
+        return nearness_of_host(name, port)
+    except UnreachableError:
+        if proxy_of(scheme, name, port):
+            return Nearness.PUBLIC
+        raise
+
+
+def is_here(host: str) -> bool:
+    """Whether ``HOST[:PORT]`` is this machine, and nothing else, by this machine's own lookup.
+
+    A name of ``/etc/hosts`` is, and so is the machine's own. What leads to 0.0.0.0 is not: so
+    some name servers answer for what they refuse, and a proxy has another.
+    """
+    parts = urlsplit(f"//{host}")
+    try:
+        found = addresses(parts.hostname or "", parts.port or PORTS["https"])
+    except UnreachableError:
+        return False
+    return all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in found)
 
 
 def read_from(scheme: str, host: str, near: Nearness) -> Nearness:

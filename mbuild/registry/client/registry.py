@@ -12,7 +12,7 @@ from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
 from mbuild.core.values import NamedTuple
 from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
-from mbuild.registry.client.access import PORTS, Access, Nearness, nearness_of_host, origin
+from mbuild.registry.client.access import PORTS, Access, Nearness, origin
 from mbuild.registry.client.answers import (
     AGAIN,
     DAMAGED_THERE,
@@ -23,7 +23,7 @@ from mbuild.registry.client.answers import (
     refusal,
 )
 from mbuild.registry.client.attempts import FIRST_TRIES, TRIES, Attempts
-from mbuild.registry.client.proxies import read_from
+from mbuild.registry.client.proxies import is_here, nearness_behind, read_from
 from mbuild.registry.client.web import Web, speaks_tls
 from mbuild.registry.hub.reference import mirror
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
@@ -93,37 +93,37 @@ class Registry:
     @cached_property
     def near(self) -> Nearness:
         """How far away the registry is; behind a proxy nobody can tell."""
-        parts = urlsplit(f"//{self.host}")
-        try:
-            return nearness_of_host(parts.hostname or "", parts.port or 443)
-        except UnreachableError:
-            if Web.has_proxy("https", parts.hostname or "", parts.port or 443):
-                return Nearness.PUBLIC
-            raise
+        near = nearness_behind(self._said or "https", self.host)
+        if near is Nearness.LOOPBACK and self.access.is_named(self.host) and is_here(self.host):
+            self.web.here.add(urlsplit(f"//{self.host}").hostname or "")
+        return near
 
     @cached_property
     def scheme(self) -> str:
-        """https, but http where that was asked for, or where a registry on this machine has it.
+        """https, but http where that was asked for, or where a registry on this machine has it."""
+        if not self._said and self.near is Nearness.LOOPBACK and self.access.named is None:
+            return "https" if self._has_https() else "http"
+        return self._said or "https"
 
-        A scheme that the user wrote counts; one from a request over HTTP leads to http only
-        where the server's operator named it so.
+    @property
+    def _said(self) -> str:
+        """The scheme that somebody asked for, "" where nobody did.
+
+        One that the user wrote counts; one from a request over HTTP leads to http only where
+        the server's operator named it so.
         """
         if self._mirror.scheme:
             return self._mirror.scheme
         if self.host in self.access.plain:
             return "http"
-        if self._written == "https":
-            return "https"
-        if self._written and self.access.named is None:
+        if self._written == "https" or self.access.named is None:
             return self._written
-        if self.near is Nearness.LOOPBACK and self.access.named is None:
-            return "https" if self._has_https() else "http"
-        return "https"
+        return ""
 
     def _has_https(self) -> bool:
         parts = urlsplit(f"//{self.host}")
         name, port = parts.hostname or "", parts.port or PORTS["https"]
-        if not Web.has_proxy("https", name, port):
+        if name in self.web.here or not Web.has_proxy("https", name, port):
             return speaks_tls(name, port)
         try:
             drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
@@ -171,7 +171,8 @@ class Registry:
 
     @property
     def _reader(self) -> Nearness:
-        return read_from(self.scheme, self.host, self.near)
+        near, name = self.near, urlsplit(f"//{self.host}").hostname
+        return near if name in self.web.here else read_from(self.scheme, self.host, near)
 
     @cached_property
     def _tokens(self) -> BearerTokens:

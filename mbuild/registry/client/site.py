@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,8 +27,8 @@ class Site(Registry):
         host = urlsplit(url).netloc.rpartition("@")[2].lower()
         super().__init__(ModelReference(host, ""), access, cancel)
 
-    @cached_property
-    def scheme(self) -> str:
+    @property
+    def _said(self) -> str:
         """That of the address."""
         return self._scheme
 

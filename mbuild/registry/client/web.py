@@ -55,6 +55,8 @@ class Web:
         """``over_http`` is what has a registry asked over http, for the error's hint."""
         self._cancel = cancel
         self._over_http = over_http
+        self.here: set[str] = set()
+        """Names that this machine's own lookup puts on it: they are asked without a proxy."""
         self._pools: dict[tuple[Any, ...], _Behind] = {}
         self._lock = threading.Lock()
         self._connections = Connections()
@@ -151,7 +153,7 @@ class Web:
         limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=STALL_SECONDS)
         common: dict[str, Any] = {"timeout": limits, "maxsize": _KEPT, "blocksize": _BLOCK}
         pool: urllib3.HTTPConnectionPool
-        proxy = proxy_of(scheme, host, port)
+        proxy = None if host in self.here else proxy_of(scheme, host, port)
         if proxy is not None:
             if reach != EVERYWHERE and is_address(host):
                 check(host, host, reach)  # names are the proxy's to look up

@@ -53,8 +53,8 @@ class Hub(Registry):
             )
         super().__init__(ModelReference(host, reference.repository), access, cancel)
 
-    @cached_property
-    def scheme(self) -> str:
+    @property
+    def _said(self) -> str:
         """That of the endpoint."""
         return urlsplit(self.base).scheme
 
