@@ -378,6 +378,57 @@ def test_a_refused_name_is_not_this_machine(
         assert registry_of_server.near is Nearness.LOOPBACK and not registry_of_server.web.here
 
 
+# Certificates.
+
+
+def test_a_variable_without_certificates_is_named(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate, tmp_path: Path
+) -> None:
+    """OpenSSL says nothing of a file or a folder that is not there, or has none."""
+    absent, empty = tmp_path / "absent", tmp_path / "empty"
+    empty.write_text("no certificate")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(certificate.file.read_bytes())  # OpenSSL wants its hash
+    with secure_registry(certificate) as (_, host):
+        url = f"https://{host}/v2/"
+        plain = failed(url, RegistryError)
+        assert plain.message.startswith(f"{host} has a certificate that is not trusted: self")
+        assert "SSL_CERT" not in plain.message and "set SSL_CERT_FILE to it" in plain.hint
+        for variable, path, fault in [
+            ("SSL_CERT_FILE", str(absent), "which is not there"),
+            ("SSL_CERT_FILE", str(empty), "which has no certificates"),
+            ("SSL_CERT_FILE", "", "which is not there"),
+            ("SSL_CERT_FILE", str(folder), "which cannot be read: Is a directory"),
+            ("SSL_CERT_DIR", str(absent), "where OpenSSL finds none (openssl rehash names them)"),
+            ("SSL_CERT_DIR", str(folder), "where OpenSSL finds none (openssl rehash names them)"),
+        ]:
+            with monkeypatch.context() as changed:
+                changed.setenv(variable, path)
+                error = failed(url, RegistryError)
+                assert error.message == f"{plain.message}; {variable} names {path!r}, {fault}"
+                assert error.hint == f"correct {variable}, or unset it"
+        (folder / "01234567.0").write_bytes(certificate.file.read_bytes())
+        monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+        assert failed(url, RegistryError).message == plain.message
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+        assert Web(Cancel()).ask("GET", url, {}).status == 200
+
+
+def test_a_variable_is_not_blamed_for_another_name(
+    monkeypatch: pytest.MonkeyPatch, trusted: Certificate, tmp_path: Path
+) -> None:
+    """A certificate for another host; behind a proxy it may be the proxy's own."""
+    with forwarding_proxy() as (proxy, place), secure_registry(trusted) as (_, host):
+        proxy.places = {"other.invalid:443": host}
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+        monkeypatch.setenv("HTTPS_PROXY", place)
+        error = failed("https://other.invalid/v2/", RegistryError)
+        assert error.message.startswith("other.invalid has a certificate that is not trusted: ")
+        assert "SSL_CERT_DIR" not in error.message
+        assert error.hint.startswith(f"the proxy {place}, from HTTPS_PROXY, may have put its own")
+
+
 # Whole transfers, and their ends.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
@@ -9,11 +10,18 @@ from urllib.parse import SplitResult, urlsplit
 import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
+from mbuild.core.patterns import regex
 from mbuild.registry.client.access import PORTS
 from mbuild.registry.client.proxies import SYSTEM, Proxy
 from mbuild.registry.client.watched import CONNECT_SECONDS, STALL_SECONDS, NoProxyError, TunnelError
 
 _WANTS_LOGIN = 407
+
+_NO_AUTHORITY = frozenset({2, 18, 19, 20, 21})
+"""OpenSSL's codes for a chain whose end nobody knows (X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT...)."""
+
+_HASHED = regex(r"[0-9a-f]{8}\.\d+")
+"""What OpenSSL looks for in a folder of certificates."""
 
 
 def explained(
@@ -99,6 +107,14 @@ def _of_certificate(
     where: str, cause: ssl.SSLCertVerificationError, proxy: Proxy | None
 ) -> RegistryError:
     """The error for a certificate that is not trusted, with what was to be trusted."""
+    wrong = _wrong_variable() if cause.verify_code in _NO_AUTHORITY else None
+    if wrong is not None:
+        variable, fault = wrong
+        return RegistryError(
+            f"{where} has a certificate that is not trusted: {cause.verify_message}; {variable}"
+            f" names {fault}",
+            hint=f"correct {variable}, or unset it",
+        )
     own = ""
     if proxy is not None:
         own = f"the proxy {proxy.place}, from {proxy.source}, may have put its own in its place: "
@@ -106,6 +122,40 @@ def _of_certificate(
         f"{where} has a certificate that is not trusted: {cause.verify_message}",
         hint=f"{own}add its certificate authority to the system's, or set SSL_CERT_FILE to it",
     )
+
+
+def _wrong_variable() -> tuple[str, str] | None:
+    """The variable that should name certificates and names none, and what it names.
+
+    OpenSSL passes over both in silence.
+    """
+    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file is not None and (fault := _fault_of_file(file)):
+        return "SSL_CERT_FILE", f"{file!r}, {fault}"
+    if folders is not None and not any(map(_has_certificates, folders.split(os.pathsep))):
+        return "SSL_CERT_DIR", f"{folders!r}, where OpenSSL finds none (openssl rehash names them)"
+    return None
+
+
+def _fault_of_file(file: str) -> str:
+    """What is wrong with a file of certificates, "" for nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=file)
+    except ssl.SSLError:
+        return "which has no certificates"
+    except FileNotFoundError:
+        return "which is not there"
+    except (OSError, ValueError) as error:
+        return f"which cannot be read: {getattr(error, 'strerror', None) or error}"
+    return "" if context.cert_store_stats()["x509"] else "which has no certificates"
+
+
+def _has_certificates(folder: str) -> bool:
+    try:
+        return any(map(_HASHED.fullmatch, os.listdir(folder)))
+    except (OSError, ValueError):
+        return False
 
 
 def _avoided(proxy: Proxy, parts: SplitResult) -> str:
