@@ -391,6 +391,26 @@ def test_no_login_is_shown_to_a_proxy_on_the_internet(
         assert registry._login
 
 
+def test_the_hubs_token_is_not_shown_to_a_proxy_on_the_internet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a mirror is asked over http."""
+    from mbuild.registry.hub.hub import Hub
+    from mbuild.registry.hub.reference import HubReference
+
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://10.0.0.7")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("http_proxy", "http://10.0.0.1:3128")
+    hub = Hub(HubReference.parse("hf.co/a/b"), Access(), Cancel())
+    assert hub._login is not None and hub._login.bearer == "hf_secret"
+    monkeypatch.setenv("http_proxy", "http://8.8.8.8:3128")
+    hub = Hub(HubReference.parse("hf.co/a/b"), Access(), Cancel())
+    with pytest.raises(UsageError, match="nor to a proxy there"):
+        assert hub._login
+
+
 def test_an_interrupted_wait_ends() -> None:
     """The connection is cut from another thread."""
     from mbuild.core.errors import CancelledError

@@ -65,7 +65,7 @@ class Hub(Registry):
             return None
         from mbuild.registry.auth.logins import hub_token
 
-        return usable(hub_token(), self.scheme, self.near)
+        return usable(hub_token(), self.scheme, self._reader)
 
     def _with_login(
         self,
