@@ -121,6 +121,8 @@ def read_completion(fields: Mapping[str, Any]) -> Ask:
         raise UsageError("prompt must be a string or a list of one string")
     if fields.get("echo"):
         raise UsageError("echo must be false: an answer here does not repeat its prompt")
+    if fields.get("best_of", 1) > 1:
+        raise UsageError("best_of must be 1: an answer here is not chosen from several")
     number = fields.get("logprobs")
     return Ask(
         (ChatTurn("user", prompt),),

@@ -242,7 +242,7 @@ V1_CHAT = Body(
 )
 V1_COMPLETION = Body(
     "CompletionRequest",
-    {**_V1, "prompt": ANY, "suffix": STRING, "echo": BOOL},
+    {**_V1, "prompt": ANY, "suffix": STRING, "echo": BOOL, "best_of": INTEGER},
     ("model", "prompt"),
     {"model": "mario", "prompt": "Hello"},
 )

@@ -240,6 +240,8 @@ def test_wrong_requests_are_said(server: Server) -> None:
          "look-around"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "n": 2}, "n must be 1"),
         ("/v1/completions", 400, {"model": "chat", "prompt": "x", "echo": True}, "echo must be"),
+        ("/v1/completions", 400, {"model": "chat", "prompt": "x", "best_of": 2}, "best_of must be"),
+        ("/v1/completions", 400, {"model": "chat", "prompt": "x", "best_of": "2"}, "best_of"),
         ("/v1/completions", 400, {"model": "chat", "prompt": "x", "logit_bias": {"1": 101}},
          "logit_bias"),
         ("/v1/embeddings", 400, {"model": "chat", "input": "x", "encoding_format": "hex"},
