@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,7 +41,9 @@ Examples:
 
 @click.command("measure", epilog=MEASURE_EPILOG)
 @click.argument("name", metavar="NAME", type=NameType())
-@click.option("--text", metavar="FILE", type=FILE, help="The text to predict.")
+@click.option(
+    "--text", metavar="FILE", type=FILE, help="The text to predict; - for standard input."
+)
 @click.option(
     "--against", metavar="NAME", type=NameType(), help="The model to compare with, for kld."
 )
@@ -101,7 +104,9 @@ def measure_command(
     if text is None:
         raise UsageError("there is no text", hint="name one with --text FILE, or say --tensors")
     gates = [Bound.parse(check, compares=against is not None) for check in checks]
-    found, cached = _followed(measure(opened, name, against, text, chunks, cores()), "measuring")
+    text, given = _text(text)
+    work = measure(opened, name, against, text, chunks, cores(), given=given)
+    found, cached = _followed(work, "measuring")
     failed = [gate for gate in gates if not gate.passes(found.value(gate.metric))]
     if style == "json":
         shown = {key: value for key, value in found._asdict().items() if value is not None}
@@ -168,7 +173,13 @@ Examples:
 
 @click.command("imatrix", epilog=IMATRIX_EPILOG)
 @click.argument("name", metavar="NAME", type=NameType())
-@click.option("--text", metavar="FILE", type=FILE, required=True, help="The calibration text.")
+@click.option(
+    "--text",
+    metavar="FILE",
+    type=FILE,
+    required=True,
+    help="The calibration text; - for standard input.",
+)
 @click.option("-o", "--output", metavar="FILE", type=FILE, required=True, help="The file to write.")
 @click.option(
     "--chunks",
@@ -200,15 +211,25 @@ def imatrix_command(
     from mbuild.work.cores import cores
 
     opened = open_store(ctx, store)
-    made = _followed(
-        make_imatrix(opened, name, text, output, chunks, cores(), special=parse_special),
-        "computing importances",
+    text, given = _text(text)
+    work = make_imatrix(
+        opened, name, text, output, chunks, cores(), special=parse_special, given=given
     )
+    made = _followed(work, "computing importances")
     for weight, experts in made.unseen.items():
         numbers = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
         click.echo(f"warning: the text never reached experts {numbers} of {weight}", err=True)
     state = "is up to date" if made.cached else "written"
     click.echo(f"{output} {state}: {made.tensors} tensors, {made.chunks} chunks", err=True)
+
+
+def _text(path: Path) -> tuple[Path, bytes | None]:
+    """Where a text lies; for ``-`` what to call it, and what came from standard input."""
+    if str(path) != "-":
+        return path, None
+    from mbuild.runtime.statistics.texts import MAX_TEXT
+
+    return Path("standard input"), sys.stdin.buffer.read(MAX_TEXT + 1)
 
 
 def _followed(work: Generator[Progress, None, ResultT], label: str) -> ResultT:

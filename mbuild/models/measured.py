@@ -125,16 +125,20 @@ def _weights(store: Store, name: ModelName) -> _Weights:
     return _Weights(spec.model, tuple(layer.digest for layer in layers), spec.shards)
 
 
-def _text(path: Path) -> tuple[bytes, Digest]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT + 1)
-    except OSError as error:
-        raise unreadable(str(path), error) from None
+def _text(path: Path, given: bytes | None) -> tuple[bytes, Digest]:
+    data = _read(path) if given is None else given
     if len(data) > MAX_TEXT:
         raise too_long(str(path))
     check_text(str(path), data)
     return data, Digest.of(data)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise unreadable(str(path), error) from None
 
 
 def _key(kind: str, of: Sequence[Any]) -> str:
@@ -143,14 +147,22 @@ def _key(kind: str, of: Sequence[Any]) -> str:
 
 
 def measure(
-    store: Store, name: ModelName, against: ModelName | None, text: Path, chunks: int, threads: int
+    store: Store,
+    name: ModelName,
+    against: ModelName | None,
+    text: Path,
+    chunks: int,
+    threads: int,
+    *,
+    given: bytes | None = None,
 ) -> Generator[Progress, None, tuple[Measured, bool]]:
     """Measure a model's weights on a text; what was found, and whether that was remembered.
 
+    ``given``: the text where it is in no file, as one from a pipe; ``text`` is then its name.
     Raises what :func:`mbuild.runtime.statistics.jobs.run_job` raises, and :class:`SourceError`
     for a text that cannot be read.
     """
-    data, digest = _text(text)
+    data, digest = _text(text, given)
     own = _weights(store, name)
     base = _weights(store, against) if against is not None else None
     others = [str(digest) for digest in base.digests] if base else None
@@ -188,14 +200,15 @@ def make_imatrix(
     threads: int,
     *,
     special: bool = False,
+    given: bytes | None = None,
 ) -> Generator[Progress, None, MadeImatrix]:
     """Write the importance matrix of a model on a text, unless the file is that already.
 
-    Raises as :func:`measure`, :class:`StoreError` for a file that cannot be written, and
-    :class:`UsageError` for one that is something else.
+    ``given`` is as in :func:`measure`. Raises as that, :class:`StoreError` for a file that
+    cannot be written, and :class:`UsageError` for one that is something else.
     """
     _check_output(output)
-    data, digest = _text(text)
+    data, digest = _text(text, given)
     own = _weights(store, name)
     of = [[str(d) for d in own.digests], str(digest), text.name, chunks, special]
     key = _key("imatrix", of)

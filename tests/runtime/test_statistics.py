@@ -125,6 +125,30 @@ def test_the_file_is_one_that_quantizes(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_text_comes_from_a_pipe(folder: Path, tmp_path: Path) -> None:
+    """As ``-``: the numbers are those of the file, the matrix says where its text came from."""
+    command = [sys.executable, "-m", "mbuild", "--store", str(folder / "store")]
+    data = (folder / "text.txt").read_bytes()
+
+    def run(given: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*command, *arguments], input=given, capture_output=True)
+
+    outputs = {str(folder / "text.txt"): tmp_path / "there.gguf", "-": tmp_path / "piped.gguf"}
+    for text, output in outputs.items():
+        done = run(data, "imatrix", "dense", "--text", text, "--chunks", "1", "-o", str(output))
+        assert done.returncode == 0, done.stderr
+    made = [open_imatrix(output) for output in outputs.values()]
+    assert [each.dataset for each in made] == ["text.txt", "standard input"]
+    there, piped = (each.of("blk.0.attn_q.weight", (256, 256)) for each in made)
+    assert there is not None and piped is not None
+    np.testing.assert_array_equal(there[0], piped[0])
+    common = ("measure", "dense", "--chunks", "1", "--format", "json", "--text")
+    measured = [json.loads(run(data, *common, text).stdout) for text in outputs]
+    assert measured[0]["perplexity"] == measured[1]["perplexity"]
+    done = run(b"\xff", *common, "-")
+    assert done.returncode == 1 and b"standard input is not UTF-8" in done.stderr
+
+
 def test_a_matrix_is_written_beside_what_is_there(folder: Path, tmp_path: Path) -> None:
     """No other file is touched, and one that cannot be written is an error that names it."""
     other, output = tmp_path / "x.gguf.part", tmp_path / "x.gguf"
