@@ -314,7 +314,13 @@ class PartialBlob:
         self._journal.remove()
 
     def leave(self) -> None:
-        """Close the files; what has arrived is taken up by the next pull."""
+        """Close the files; what has arrived is taken up by the next pull.
+
+        Where nothing has, nothing is left: an empty file is only in somebody's way.
+        """
+        if not self.received:
+            self.discard()
+            return
         self._disk.stop()
         if self._file is not None:
             self._file.leave()
