@@ -127,14 +127,14 @@ class RegistryStorage:
         if not size:
             return b""
         answer = self._blob("GET", name, {"Range": f"bytes={offset}-{offset + size - 1}"})
-        return None if answer is None else range_in(answer, offset, size)
+        return None if answer is None else range_in(answer, offset, size, self._registry.host)
 
     def stream(self, name: str, size: int) -> Iterator[bytes]:
         """A blob's bytes."""
         answer = self._blob("GET", name, {})
         if answer is not None:
             with closing(answer):
-                yield from pieces_of(answer)
+                yield from pieces_of(answer, self._registry.host)
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """How large the blobs are that are there."""

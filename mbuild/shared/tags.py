@@ -91,7 +91,7 @@ def _pages(registry: Registry) -> Iterator[list[str]]:
         if answer.status != 200:
             raise refusal(answer, f"the tags of {registry.path} cannot be listed", registry.host)
         following = _NEXT.search(answer.headers.get("link", ""))
-        tags = parsed(read_limited(answer, _MOST_BYTES)).get("tags")
+        tags = parsed(read_limited(answer, _MOST_BYTES, registry.host)).get("tags")
         yield [tag for tag in tags or () if isinstance(tag, str) and name_of(tag)]
         url = registry.absolute(following[1]) if following else None
 
@@ -109,7 +109,7 @@ def manifest_of(registry: Registry, tag: str) -> bytes:
         return b""
     if answer.status != 200:
         raise refusal(answer, f"{registry.path}:{tag} cannot be read", registry.host)
-    return read_limited(answer, MAX_MANIFEST_BYTES)
+    return read_limited(answer, MAX_MANIFEST_BYTES, registry.host)
 
 
 def parsed(data: bytes) -> Mapping[str, Any]:

@@ -117,7 +117,7 @@ class WebStorage:
         def read(name: str) -> None:
             answer = self._ask("GET", name)
             if self._got(answer, 200):
-                found[name] = read_limited(answer, LARGEST_SMALL)
+                found[name] = read_limited(answer, LARGEST_SMALL, self._site.host)
 
         self._each(read, names)
         return found
@@ -129,14 +129,14 @@ class WebStorage:
         answer = self._ask("GET", name, {"Range": f"bytes={offset}-{offset + size - 1}"})
         if not self._got(answer, 206, 200):
             return None
-        return range_in(answer, offset, size)
+        return range_in(answer, offset, size, self._site.host)
 
     def stream(self, name: str, size: int) -> Iterator[bytes]:
         """The object's bytes in one answer."""
         answer = self._ask("GET", name)
         if self._got(answer, 200):
             with closing(answer):
-                yield from pieces_of(answer)
+                yield from pieces_of(answer, self._site.host)
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """What servers say of the objects that are there."""
@@ -207,7 +207,7 @@ class WebStorage:
                 " how much it holds",
             )
         with closing(answer):
-            yield from listed(pieces_of(answer), self.place)
+            yield from listed(pieces_of(answer, self._site.host), self.place)
 
     def close(self) -> None:
         """Cut what still waits."""
@@ -239,8 +239,8 @@ def listed(pieces: Iterable[bytes], place: str) -> Iterator[StoredObject]:
         raise UnreachableError("the list was cut off")
 
 
-def range_in(answer: BaseHTTPResponse, offset: int, size: int) -> bytes | None:
-    """The bytes that were asked for from ``offset`` on; an answer that has more is cut off.
+def range_in(answer: BaseHTTPResponse, offset: int, size: int, host: str) -> bytes | None:
+    """The bytes that were asked for of ``host`` from ``offset`` on; what is more is cut off.
 
     None from a server that knows no ranges, but for those that an object begins with.
     """
@@ -249,7 +249,7 @@ def range_in(answer: BaseHTTPResponse, offset: int, size: int) -> bytes | None:
         return None
     parts, left = [], size
     with closing(answer):
-        for piece in pieces_of(answer):
+        for piece in pieces_of(answer, host):
             parts.append(piece[:left])
             left -= len(parts[-1])
             if not left:
@@ -257,14 +257,14 @@ def range_in(answer: BaseHTTPResponse, offset: int, size: int) -> bytes | None:
     return b"".join(parts)
 
 
-def pieces_of(answer: BaseHTTPResponse) -> Iterator[bytes]:
+def pieces_of(answer: BaseHTTPResponse, host: str) -> Iterator[bytes]:
     """An answer's bytes as they come; raises :class:`UnreachableError` where it ends too soon."""
     try:
         while piece := answer.read(_PIECE):
             yield piece
         answer.release_conn()
     except (urllib3.exceptions.HTTPError, OSError):
-        raise UnreachableError("the answer was cut off") from None
+        raise UnreachableError(f"the answer of {host} was cut off") from None
 
 
 class _Told:

@@ -492,6 +492,55 @@ def test_a_registry_that_is_gone_in_the_middle(store: Store) -> None:
         assert registry.sent[digest_of(WEIGHTS)] < len(WEIGHTS)
 
 
+def test_a_pull_that_failed_before_its_first_byte_leaves_no_file(store: Store) -> None:
+    """Nor does one that found no room; whatever arrived stays for the next pull."""
+    partial = store.private / "partial"
+    with stand_in() as (registry, host):
+        value = registry.model("a/m:v1", WEIGHTS)
+        whole = dict(registry.blobs)
+        registry.blobs.clear()
+        refused(store, host, "cannot be pulled")
+        assert list(partial.iterdir()) == []
+        too_large = {**value, "layers": [{**value["layers"][0], "size": 1 << 60}]}
+        registry.put("a/m:v1", json.dumps(too_large).encode())
+        refused(store, host, "will not fit", MbuildError)
+        assert list(partial.iterdir()) == []
+        registry.put("a/m:v1", json.dumps(value).encode())
+        registry.blobs[digest_of(WEIGHTS)] = whole[digest_of(WEIGHTS)]
+        registry.cuts, registry.cut_after = 1 << 30, 1 << 20
+
+        def refuse(handler: Handler) -> bool:
+            if sum(registry.sent.values()) > 4 << 20:
+                handler.answer(404)
+                return True
+            return False
+
+        registry.before = refuse
+        refused(store, host, "cannot be pulled")
+    left = {path.name for path in partial.iterdir()}
+    name = f"pull-{digest_of(WEIGHTS)[7:]}"
+    assert left == {name, f"{name}.journal"}
+
+
+def test_an_answer_that_is_cut_off_names_its_host(store: Store) -> None:
+    """A manifest that ends too soon, and a blob that never comes whole."""
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", b"weights")
+
+        def cut(handler: Handler) -> bool:
+            if "manifests" not in handler.path:
+                return False
+            handler.answer(200, b"{", content_length="100")
+            handler.close_connection = True
+            return True
+
+        registry.before = cut
+        refused(store, host, f"the answer of {host} was cut off", UnreachableError)
+        registry.before = lambda handler: False
+        registry.cuts, registry.cut_after = 1 << 30, 0
+        refused(store, host, f"the connection to {host} was lost", UnreachableError)
+
+
 def test_the_memory_is_bounded(store: Store) -> None:
     """However large the blob is."""
     with stand_in() as (registry, host):

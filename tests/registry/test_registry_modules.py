@@ -310,8 +310,8 @@ def test_how_long_to_wait_until_a_date(seconds: int, least: float, most: float) 
 
 def test_an_answer_of_a_registry_is_bounded() -> None:
     """Longer than allowed, or in another shape than an error has."""
-    with pytest.raises(RegistryError, match="more than 10 bytes"):
-        read_limited(urllib3.HTTPResponse(BytesIO(b"x" * 11), preload_content=False), 10)
+    with pytest.raises(RegistryError, match=r"x\.io sent an answer of more than 10 bytes"):
+        read_limited(urllib3.HTTPResponse(BytesIO(b"x" * 11), preload_content=False), 10, "x.io")
     for body in (b"", b"{", b'{"errors":5}', b'{"errors":[5]}', b"[" * 100_000):
         answer = urllib3.HTTPResponse(BytesIO(body), status=418, preload_content=False)
         assert refusal(answer, "it fails", "x.io").message == "it fails: status 418"

@@ -212,7 +212,7 @@ def _read(answer: BaseHTTPResponse, host: str, has_login: bool) -> _Kept:
     """The token in an answer; raises :class:`DeniedError` or :class:`RegistryError`."""
     if answer.status in AGAIN:
         raise later(answer, f"the registry {host} gave no token", host)
-    data = read_limited(answer, MAX_ANSWER)
+    data = read_limited(answer, MAX_ANSWER, host)
     if answer.status in (400, 401, 403):
         said = "does not accept the login" if has_login else "requires a login"
         hint = f"mbuild login {host}"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 _MAX_ERROR = 64 << 10
+_NOBODY = ""
+"""Whoever answers, where no error that names them is shown."""
+
 _SHOWN = 300  # characters of what a registry says
 _LONGEST_WAIT = 120.0
 
@@ -39,36 +42,37 @@ DAMAGED_THERE = (
 """The hint where a blob of a registry is not what it is called."""
 
 
-def read_limited(answer: BaseHTTPResponse, limit: int) -> bytes:
+def read_limited(answer: BaseHTTPResponse, limit: int, host: str) -> bytes:
     """A small body; raises :class:`RegistryError` for one that is longer than ``limit`` bytes.
 
     The bytes are as they were sent: a compressed body is not unpacked, for nobody asked for
-    one. Raises :class:`UnreachableError` for a body that is cut.
+    one. Raises :class:`UnreachableError` for a body that is cut. ``host`` is who answers, as
+    errors name it.
     """
     try:
-        check_plain(answer)
+        check_plain(answer, host)
         pieces, size = [], 0
         while piece := answer.read(64 << 10):
             pieces.append(piece)
             size += len(piece)
             if size > limit:
-                raise RegistryError(f"the registry sent an answer of more than {limit} bytes")
+                raise RegistryError(f"{host} sent an answer of more than {limit} bytes")
         answer.release_conn()
         return b"".join(pieces)
     except (urllib3.exceptions.HTTPError, OSError):
-        raise UnreachableError("the registry's answer was cut off") from None
+        raise UnreachableError(f"the answer of {host} was cut off") from None
     finally:
         answer.close()
 
 
-def check_plain(answer: BaseHTTPResponse) -> None:
+def check_plain(answer: BaseHTTPResponse, host: str) -> None:
     """Raise :class:`RegistryError` for a compressed body: nobody asked for one."""
     if answer.headers.get("content-encoding", "identity").lower() != "identity":
         answer.close()
-        raise RegistryError("the registry sent a compressed answer that was not asked for")
+        raise RegistryError(f"{host} sent a compressed answer that was not asked for")
 
 
-def read_into(answer: BaseHTTPResponse, room: memoryview) -> int:
+def read_into(answer: BaseHTTPResponse, room: memoryview, host: str) -> int:
     """Fill room with what comes of a body, as it was sent; less only at its end.
 
     Raises :class:`UnreachableError` where it is cut. urllib3 makes an object of every piece;
@@ -78,19 +82,24 @@ def read_into(answer: BaseHTTPResponse, room: memoryview) -> int:
     try:
         return int(source.readinto(room))
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
-        raise UnreachableError("the connection was lost") from None
+        raise lost(host) from None
+
+
+def lost(host: str) -> UnreachableError:
+    """The error for an answer of a host that ended too soon."""
+    return UnreachableError(f"the connection to {host} was lost")
 
 
 def drained(answer: BaseHTTPResponse) -> None:
     """Read what is left of a short body, so that the connection can be used again."""
     with suppress(RegistryError):
-        read_limited(answer, _MAX_ERROR)
+        read_limited(answer, _MAX_ERROR, _NOBODY)
 
 
 def is_json(answer: BaseHTTPResponse) -> bool:
     """Whether a short body is a JSON object."""
     try:
-        return isinstance(json.loads(read_limited(answer, _MAX_ERROR)), dict)
+        return isinstance(json.loads(read_limited(answer, _MAX_ERROR, _NOBODY)), dict)
     except (RegistryError, ValueError, RecursionError):
         return False
 
@@ -120,7 +129,7 @@ def later(answer: BaseHTTPResponse, what: str, host: str) -> UnreachableError:
 def _said(answer: BaseHTTPResponse) -> str:
     """What the registry says is wrong, in one line without what a terminal would obey."""
     try:
-        value = json.loads(read_limited(answer, _MAX_ERROR))
+        value = json.loads(read_limited(answer, _MAX_ERROR, _NOBODY))
         rows = value["errors"]
         texts = [str(row.get("message") or row.get("code") or "") for row in rows]
     except (RegistryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -296,7 +296,7 @@ class Registry:
             raise error
         said = answer.headers.get("docker-content-digest", "")
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
-        data = read_limited(answer, MAX_MANIFEST_BYTES)
+        data = read_limited(answer, MAX_MANIFEST_BYTES, self.host)
         digest = Digest.of(data)
         if reference.digest is not None and reference.digest != digest:
             raise RegistryError(
@@ -345,7 +345,7 @@ class Registry:
         answer = self.get(url, scopes, {}).response
         if answer.status != 200:
             raise refusal(answer, f"blob {layer.digest} cannot be pulled", self.host)
-        data = read_limited(answer, layer.size)
+        data = read_limited(answer, layer.size, self.host)
         if Digest.of(data) != layer.digest:
             raise RegistryError(
                 f"the registry sent the wrong bytes for the blob {layer.digest}",

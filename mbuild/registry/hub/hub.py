@@ -96,7 +96,7 @@ class Hub(Registry):
             raise self._no_repository()
         if answer.status != 200:
             raise self.refused(answer, f"{self.reference} cannot be read")
-        return read_listing(read_limited(answer, MAX_LISTING), str(self.reference))
+        return read_listing(read_limited(answer, MAX_LISTING, self.host), str(self.reference))
 
     def file_url(self, listing: Listing, name: str) -> str:
         """Where a file of a commit is to be had."""
@@ -113,7 +113,7 @@ class Hub(Registry):
         answer = self.get(self.file_url(listing, file.name), (), {}).response
         if answer.status != 200:
             raise self.refused(answer, f"{what} cannot be read")
-        data = read_limited(answer, file.size)
+        data = read_limited(answer, file.size, self.host)
         if len(data) != file.size or (file.oid and git_oid(data) != file.oid):
             raise RegistryError(
                 f"{what}: the Hub sent different content from what its list of files names",

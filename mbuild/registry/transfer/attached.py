@@ -250,7 +250,7 @@ def _referrers(
     if answer.status != 200:
         drained(answer)
         return None
-    return _rows(read_limited(answer, MAX_MANIFEST_BYTES), registry)
+    return _rows(read_limited(answer, MAX_MANIFEST_BYTES, registry.host), registry)
 
 
 def _rows(data: bytes, registry: Registry) -> list[dict[str, Any]]:
@@ -277,7 +277,7 @@ def _tags_there(registry: Registry, model: Digest, scopes: Sequence[str]) -> set
         drained(answer)
         return None
     try:
-        tags = json.loads(read_limited(answer, MAX_MANIFEST_BYTES))["tags"] or []
+        tags = json.loads(read_limited(answer, MAX_MANIFEST_BYTES, registry.host))["tags"] or []
         in_order = tags == sorted(tags)
         ours = {tag for tag in tags if tag.startswith(model.filename)}
     except (RegistryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
 from mbuild.core.patterns import regex
 from mbuild.registry.client.access import Nearness
-from mbuild.registry.client.answers import AGAIN, check_plain, drained, later, read_into
+from mbuild.registry.client.answers import AGAIN, check_plain, drained, later, lost, read_into
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import Registry, pull_scope
 
@@ -69,6 +70,11 @@ class Download:
     def partial(self) -> PartialBlob:
         """What has arrived."""
         return self._partial
+
+    @property
+    def _host(self) -> str:
+        """Who sends the bytes: the registry, or the storage that it leads to."""
+        return urlsplit(self._place).netloc.rpartition("@")[2]
 
     @property
     def digest(self) -> Digest:
@@ -155,7 +161,7 @@ class Download:
             if said is None and answer.read(1):
                 raise self._another_size("more")
         except urllib3.exceptions.HTTPError:
-            raise UnreachableError("the connection was lost") from None
+            raise lost(self._host) from None
         finally:
             answer.close()
 
@@ -172,7 +178,7 @@ class Download:
         answered = self._registry.get(asked, (pull_scope(self._registry.path),), headers, tries=1)
         answer = answered.response
         if answer.status in (200, 206):
-            check_plain(answer)
+            check_plain(answer, self._host)
             if not self._registry.is_own(answered.url):
                 self._place = answered.url
             return answer
@@ -193,9 +199,9 @@ class Download:
             self._partial.expect(start, end)
         try:
             while at < end:
-                count = read_into(answer, room[: min(size, end - at)])
+                count = read_into(answer, room[: min(size, end - at)], self._host)
                 if not count:
-                    raise UnreachableError("the connection was lost")
+                    raise lost(self._host)
                 now = time.monotonic()
                 size, before = _following(size, now - before), now
                 part.at(0)
@@ -206,7 +212,7 @@ class Download:
                     self._partial.advance()
         except (urllib3.exceptions.HTTPError, OSError):
             part.at(0)
-            raise UnreachableError("the connection was lost") from None
+            raise lost(self._host) from None
         finally:
             with self._moving:
                 self.moved += at - start
