@@ -298,7 +298,8 @@ def _pulled(
     started, label, names = time.monotonic(), f"pull {reference}", ("model", str(reference))
     blobs: dict[Digest, tuple[int, int]] = {}
     yield StepStarted(0, label, 0, "pull", *names)
-    transfer = bring_model(reference, local, store, fetching.access or Access(), pinned)
+    access = fetching.access or Access()
+    transfer = bring_model(reference, local, store, access, pinned, work="build")
     with closing(transfer):
         for event in transfer:
             if isinstance(event, (BlobProgress, BlobDone)):

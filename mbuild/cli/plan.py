@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbuild.cli.asking import build_options, read_request
-from mbuild.cli.common import columns_of, format_option, human_size, sharing
+from mbuild.cli.common import columns_of, format_option, human_size, printable, sharing
 from mbuild.cli.preview import INDENT, STATES, show_steps
 from mbuild.cli.screen import wrapped
 from mbuild.core.units import local_time
@@ -55,7 +55,11 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
     if not planned.fits:
         if style == "text":
             need, free = human_size(planned.writes), human_size(planned.free)
-            click.echo(f"will not fit on this disk: {need} to write, {free} free", err=True)
+            click.echo(
+                f"the build will not fit on this disk: {need} to write,"
+                f" {free} free in {printable(str(store.root))}",
+                err=True,
+            )
         ctx.exit(1)
 
 

@@ -176,11 +176,14 @@ class Blobs:
             hint="build or pull the models that use it again",
         )
 
-    def check_room(self, size: int) -> None:
-        """Raise :class:`StoreError` if blobs of so many bytes do not fit on the disk."""
+    def check_room(self, size: int, work: str = "build") -> None:
+        """Raise :class:`StoreError` if blobs of so many bytes do not fit on the disk.
+
+        ``work`` is what they are for: ``build`` or ``pull``.
+        """
         self._prepare()
         self._make_room(size)
-        check_room(self.folder, size)
+        check_room(self.folder, size, work)
 
     def writer(self, partial: str = "", *, twice: bool = False) -> BlobWriter:
         """Start a new blob; ``twice``: its BLAKE3 is computed too, on a thread beside.
@@ -226,7 +229,7 @@ class Blobs:
                 return made._replace(limits=limits.rounded())
         self._make_room(size)
         with store_errors(f"importing {source.name}"), self.temporary() as file:
-            digest, blake3 = copy_and_hash(source.fd, file.fd, size, progress, limits)
+            digest, blake3 = copy_and_hash(source.fd, file.fd, size, progress, limits, self.folder)
             source.check_unchanged()
             with limits.held_up_by(DISK):
                 made = self.publish(file, digest, size)

@@ -193,9 +193,11 @@ def _digests(sha256: Any, blake3: Any) -> Digests:
 
 
 def copy_and_hash(
-    source: int, target: int, size: int, progress: Progress, limits: Limits
+    source: int, target: int, size: int, progress: Progress, limits: Limits, folder: Path
 ) -> Digests:
     """Copy ``size`` bytes into an empty file and return the digests of what was written.
+
+    Raises :class:`StoreError` where the disk of ``folder``, which has the file, has no room.
 
     The very bytes that are written are hashed, so that a source which changes
     meanwhile can never leave a blob under a wrong name. One thread reads, this
@@ -209,7 +211,7 @@ def copy_and_hash(
     if _reflink(source, target):
         with limits.held_up_by(HASH):
             return hash_twice(target, size, progress)
-    check_room(target, size)
+    check_room(folder, size)
     sha256, blake3 = hashing(SHA256), hashing(BLAKE3)
     blocks = Blocks(target, blake3.update)
     reader = _Reader(source, size, blocks)

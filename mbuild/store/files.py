@@ -31,8 +31,8 @@ _STALE_SECONDS = 24 * 3600.0
 """Where no lock tells: a temporary file that did not change for so long has no maker any more."""
 
 _REMEDIES = {
-    errno.ENOSPC: "free space on that disk, then build again; the old model is untouched",
-    errno.EDQUOT: "free space in your quota, then build again; the old model is untouched",
+    errno.ENOSPC: "free space on that disk, then try again; the old model is untouched",
+    errno.EDQUOT: "free space in your quota, then try again; the old model is untouched",
     errno.EROFS: "choose a writable store with --store or OLLAMA_MODELS",
     errno.EACCES: "choose a writable store with --store or OLLAMA_MODELS",
     errno.EPERM: "choose a writable store with --store or OLLAMA_MODELS",
@@ -88,22 +88,26 @@ def store_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-def free_bytes(folder: Path | int) -> int | None:
-    """Bytes free on a folder's or open file's disk; None where nothing tells."""
+def free_bytes(folder: Path) -> int | None:
+    """Bytes free on a folder's disk; None where nothing tells."""
     try:
-        found = os.fstatvfs(folder) if isinstance(folder, int) else os.statvfs(folder)
+        found = os.statvfs(folder)
     except (AttributeError, OSError):  # Windows; a folder that is not there yet
         return None
     return found.f_bavail * found.f_frsize
 
 
-def check_room(folder: Path | int, size: int) -> None:
-    """Raise :class:`StoreError` if ``size`` bytes do not fit on a folder's or open file's disk."""
+def check_room(folder: Path, size: int, work: str = "build") -> None:
+    """Raise :class:`StoreError` if ``size`` bytes do not fit on a folder's disk.
+
+    ``work`` is what was asked for, a word that is a verb, too.
+    """
     free = free_bytes(folder)
     if free is not None and size > free:
         raise StoreError(
-            f"will not fit on this disk: {size:,} bytes to write, {free:,} bytes free",
-            hint=_REMEDIES[errno.ENOSPC],
+            f"the {work} will not fit on this disk: {size:,} bytes to write,"
+            f" {free:,} bytes free in {folder}",
+            hint=f"free space on that disk, then {work} again; the old model is untouched",
         )
 
 

@@ -103,6 +103,25 @@ def test_a_name_with_a_host_is_fetched_once(
     assert found.requests == []
 
 
+def test_a_full_disk_is_told_in_the_words_of_what_was_asked(
+    mbuild: Run,
+    tmp_path: Path,
+    registry: tuple[StandIn, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A build that fetches a model speaks of building, a pull of pulling; both name the folder."""
+    found, host = registry
+    modelfile(tmp_path, f"{host}/org/tiny:v1")
+    monkeypatch.setattr("mbuild.store.files.free_bytes", lambda folder: 7)
+    for work, words in (("build", ("-t", "mine")), ("pull", ("pull", f"{host}/org/tiny:v1"))):
+        done = mbuild(*words)
+        assert done.returncode == 1
+        assert f"the {work} will not fit on this disk: " in done.stderr
+        assert f"7 bytes free in {tmp_path / 'store' / 'blobs'}\n" in done.stderr
+        assert f"free space on that disk, then {work} again" in done.stderr
+    assert not any(path.startswith("/v2/org/tiny/blobs") for _, path, _ in found.requests)
+
+
 def test_the_result_is_that_of_a_local_model(
     mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]
 ) -> None:

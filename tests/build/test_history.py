@@ -266,7 +266,8 @@ def test_a_plan_tells_what_will_not_fit(mbuild: Run, tmp_path: Path) -> None:
     try:
         done = mbuild("plan", "-t", "m", "--store", disk / "store")
         assert done.returncode == 1
-        assert "will not fit on this disk: " in done.stderr
+        assert "the build will not fit on this disk: " in done.stderr
+        assert f" free in {disk / 'store'}" in done.stderr
         done = mbuild("-t", "m", "--store", disk / "store")
         assert done.returncode == 1
         assert "will not fit on this disk" in done.stderr

@@ -386,9 +386,11 @@ def test_disk_space_is_checked_before(
 
     modelfile(tmp_path, f"FROM hf.co/{REPO}")
     real = blobs.check_room
-    monkeypatch.setattr(blobs, "check_room", lambda place, size: real(place, size + (1 << 60)))
+    monkeypatch.setattr(
+        blobs, "check_room", lambda place, size, work: real(place, size + (1 << 60), work)
+    )
     done = mbuild("-t", "m")
-    assert done.returncode == 1 and "will not fit on this disk" in done.stderr
+    assert done.returncode == 1 and "the build will not fit on this disk" in done.stderr
     assert hub.weight_bytes() == 0
 
 

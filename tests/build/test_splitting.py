@@ -148,7 +148,7 @@ def test_the_disk_must_have_room_for_all_files(
     )  # fmt: skip
     asked: list[int] = []
 
-    def check_room(folder: Path, size: int) -> None:
+    def check_room(folder: Path, size: int, work: str) -> None:
         asked.append(size)
         raise StoreError("the disk is full")
 

@@ -143,9 +143,15 @@ def test_what_has_no_digest_for_a_name_is_no_blob(blobs: Blobs) -> None:
 
 
 def test_room_is_asked_for_before_anything_is_written(blobs: Blobs) -> None:
-    """More than any disk has is refused with the amount."""
+    """More than any disk has is refused with the amount, the folder, and what was asked for."""
     with pytest.raises(
         StoreError, match="will not fit on this disk: 4,611,686,018,427,387,904 bytes"
     ):
         blobs.check_room(1 << 62)
+    for work in ("build", "pull"):
+        with pytest.raises(StoreError) as caught:
+            blobs.check_room(1 << 62, work)
+        assert caught.value.message.startswith(f"the {work} will not fit on this disk: ")
+        assert caught.value.message.endswith(f" bytes free in {blobs.folder}")
+        assert f"free space on that disk, then {work} again" in caught.value.hint
     assert files(blobs) == []

@@ -78,7 +78,7 @@ def _check_size(role: str, size: int, what: str, store: Store) -> None:
 
     if role not in GGUF and size > _SMALL:
         raise RegistryError(f"{what} has a text of {size} bytes")
-    store.blobs.check_room(size)
+    store.blobs.check_room(size, "pull")
 
 
 def _stored(content: IO[bytes], size: int, role: str, store: Store, what: str) -> Layer:

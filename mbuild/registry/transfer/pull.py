@@ -74,10 +74,13 @@ def bring_model(
     store: Store,
     access: Access,
     pinned: Digest | None = None,
+    *,
+    work: str = "pull",
 ) -> Generator[TransferEvent, None, None]:
     """As :func:`pull`, for a caller that holds the store.
 
-    ``pinned``: the id that the model has to have, whatever its tag names by now.
+    ``pinned``: the id that the model has to have, whatever its tag names by now. ``work`` is
+    what the user asked for: ``pull`` or ``build``.
     """
     cancel = Cancel("the pull was stopped")
     with registry_of(reference, access, cancel) as registry:
@@ -86,7 +89,7 @@ def bring_model(
         sizes, moved = _sizes(found), 0
         made = _adopted(found, store, pinned)
         if made is None:
-            moved = yield from bring(sizes, registry, store, cancel)
+            moved = yield from bring(sizes, registry, store, cancel, work=work)
             yield PhaseStarted(_PULL, Phase.VERIFYING)
             made = finished(found, store, pinned)
         else:
@@ -192,10 +195,13 @@ def bring(
     store: Store,
     cancel: Cancel,
     places: Places = _BLOBS,
+    *,
+    work: str = "build",
 ) -> Generator[TransferEvent, None, int]:
     """Bring blobs into the store, as far as they are not there; the bytes that travelled.
 
     The caller holds the store. A blob that another process is fetching is waited for.
+    Raises :class:`StoreError` where the disk has no room for what ``work`` was asked for.
     """
     twice = bool(places.urls)
     kind = PartialBlob if places.hold is None else PassingBlob
@@ -211,7 +217,7 @@ def bring(
                 yield BlobDone(_PULL, digest, size, 0)
         order = [wanted[digest] for digest in sizes if digest in wanted]
         if places.hold is None:  # else only what is not read yet takes room
-            store.blobs.check_room(sum(blob.size - blob.received for blob in order))
+            store.blobs.check_room(sum(blob.size - blob.received for blob in order), work)
         for blob in order:
             blob.begin()
         attempts = _ATTEMPTS
