@@ -27,7 +27,9 @@ _SHOWN = 500  # characters of a text that is no name
 
 
 class InvalidNameError(MbuildError):
-    """A text that is not a model name."""
+    """A text that is not a model name; ``why`` is the reason without the text, where it is told."""
+
+    why = ""
 
 
 class ModelName(NamedTuple):
@@ -92,8 +94,10 @@ def _not_allowed(what: str, value: str, limit: int, allowed: frozenset[str]) -> 
 
 def _invalid(text: str, why: str) -> InvalidNameError:
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return InvalidNameError(
+    error = InvalidNameError(
         f"invalid model name {shown!r}: {why}",
         hint="a name is [host/][namespace/]model[:tag] of letters, digits, '_', '-' and '.',"
         " at most 80 in each part",
     )
+    error.why = why
+    return error

@@ -47,6 +47,7 @@ HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 _BYTES = "application/octet-stream"
 _RANGE = regex(r"([0-9]{1,19})-([0-9]{0,19})|-[0-9]{1,19}")
+_SHOWN = 80  # characters of a name that is none
 _CHUNK = 1 << 20
 """Bytes that are read at once: with fewer the event loop takes most of the time."""
 
@@ -273,5 +274,8 @@ def stored_name(repository: str, tag: str) -> ModelName:
     """The store's name for a path of the registry; raises :class:`NoRepositoryError`."""
     try:
         return ModelName.parse(f"{repository}:{tag}")
-    except InvalidNameError:
-        raise NoRepositoryError("repository name not known to registry") from None
+    except InvalidNameError as error:
+        raise NoRepositoryError(
+            f"no model here can be called {repository[:_SHOWN]!r}: {error.why}",
+            hint="valid are NAMESPACE/MODEL and HOST/NAMESPACE/MODEL",
+        ) from None

@@ -301,7 +301,7 @@ def test_a_registry_that_takes_neither_is_given_up(tiny_store: Store, weights: b
     """Nothing larger than a part that is too small: an end, and no more bytes than a few tries."""
     with stand_in() as (registry, host):
         registry.largest_part = 1000
-        with pytest.raises(RegistryError, match="cannot be pushed: status 413"):
+        with pytest.raises(RegistryError, match=f"cannot be pushed to {host}: status 413"):
             pushed(tiny_store, host)
         assert registry.taken < 200_000
 

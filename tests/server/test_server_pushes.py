@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from inprocess import in_process
 from live_server import Server, serving_here
 from stores import check_promise, copy_tiny_store
 
@@ -163,6 +164,24 @@ def test_wrong_uploads(server: Server) -> None:
     assert refusal(server.http.get("/v2/org/m/blobs/uploads/x")) == (404, "BLOB_UPLOAD_UNKNOWN")
     assert refusal(server.http.post("/v2/a/b/c/d/blobs/uploads/")) == (404, "NAME_UNKNOWN")
     assert list((server.root / "blobs").iterdir()) == []
+
+
+def test_a_name_that_the_store_cannot_have_is_refused_with_the_reason(
+    server: Server, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path of four parts, and a namespace with a dot; valid names are said, and who refuses."""
+    mbuild, host = in_process(tmp_path, monkeypatch), f"127.0.0.1:{server.port}"
+    for path, why in (
+        ("a/b/c/d", "it has more parts than host/namespace/model"),
+        ("my.org/m", "its namespace 'my.org' is not allowed"),
+    ):
+        said = server.http.post(f"/v2/{path}/blobs/uploads/").json()["errors"][0]["message"]
+        assert said.startswith(f"no model here can be called '{path}': {why}")
+        assert said.endswith(" (valid are NAMESPACE/MODEL and HOST/NAMESPACE/MODEL)")
+        done = mbuild("push", "tiny", f"{host}/{path}:v1", "--store", store.root)
+        assert done.returncode == 1
+        assert f"cannot be pushed to {host}: {said}\n" in done.stderr
+    assert server.http.post("/v2/a/b/c/blobs/uploads/").status_code == 202
 
 
 def manifest(server: Server, **changes: Any) -> bytes:

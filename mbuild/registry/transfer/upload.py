@@ -165,7 +165,8 @@ class Upload:
         answer = self._registry.ask("HEAD", url, self._scopes)
         drained(answer)
         if answer.status in (401, 403):
-            raise refusal(answer, "nothing can be pushed there", self._registry.host)
+            host = self._registry.host
+            raise refusal(answer, f"nothing can be pushed to {host}", host)
         said = answer.headers.get("content-length", "") if answer.status == 200 else ""
         # Some registries say 0 of every blob: that tells nothing.
         other = said.isascii() and said.isdigit() and said not in ("0", str(self.layer.size))
@@ -187,7 +188,7 @@ class Upload:
             drained(answer)
             return None
         if answer.status != 202:
-            raise refusal(answer, f"blob {self.layer.digest} cannot be pushed", self._registry.host)
+            raise self._refusal(answer)
         least = answer.headers.get("oci-chunk-min-length", "")
         if least.isdigit():
             self._part = max(self._part, int(least[:12]))
@@ -315,8 +316,12 @@ class Upload:
             raise _Lost
         return answer
 
+    def _refusal(self, answer: BaseHTTPResponse) -> RegistryError:
+        host = self._registry.host
+        return refusal(answer, f"blob {self.layer.digest} cannot be pushed to {host}", host)
+
     def _refused(self, answer: BaseHTTPResponse) -> RegistryError:
-        error = refusal(answer, f"blob {self.layer.digest} cannot be pushed", self._registry.host)
+        error = self._refusal(answer)
         if answer.status == 400:
             return RegistryError(
                 error.message, hint="mbuild verify tells whether the store's copy is damaged"
