@@ -239,21 +239,34 @@ Examples:
 @click.command("import", epilog=IMPORT_EPILOG)
 @click.argument("file", metavar="FILE.tar", type=click.Path(path_type=Path))
 @click.option(
-    "-t", "--tag", "name", metavar="NAME", type=NameType(), help="Import it under another name."
+    "-t",
+    "--tag",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    type=NameType(),
+    help="Import it under another name; repeatable.",
 )
 @store_option
 @click.pass_context
 def import_command(
-    ctx: click.Context, *, file: Path, name: ModelName | None, store: str | None
+    ctx: click.Context, *, file: Path, names: tuple[ModelName, ...], store: str | None
 ) -> None:
     """Import the models of an OCI image layout: of mbuild export, or of skopeo.
 
     Every blob is checked against its digest; a model has the id that it had. Models of
     ModelPack and Docker Model Runner come in as mbuild pull brings them.
     """
+    opened = open_store(ctx, store)
+    wanted = list(dict.fromkeys(names))
     with meter("importing") as show:
-        models = import_tar(file, open_store(ctx, store), name, show)
+        models = import_tar(file, opened, wanted[0] if wanted else None, show)
     for model in models:
         click.echo(f"imported {model.name}  {model.id.short}  {human_size(model.written)} written")
         if model.left_out:
             click.echo(left_out(model.left_out), err=True)
+    for other in wanted[1:]:
+        from mbuild.models.library import copy
+
+        copy(opened, wanted[0], other)
+        click.echo(f"imported {other}  {models[0].id.short}  the same blobs")

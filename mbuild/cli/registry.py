@@ -32,6 +32,7 @@ from mbuild.core.transfers import (
     TransferEvent,
     Transferred,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.registry.reference import HUB_HOSTS, ModelReference, is_tag
 
 if TYPE_CHECKING:
@@ -64,12 +65,21 @@ PULL_EPILOG = """\
 Examples:
   mbuild pull ghcr.io/org/mario:v2
   mbuild pull ghcr.io/org/mario:v2 -t mario      under another name
+  mbuild pull ghcr.io/org/mario:v2 -t mario -t mario:v2
 """
 
 
 @click.command("pull", epilog=PULL_EPILOG)
 @click.argument("reference", metavar="NAME", type=ReferenceType())
-@click.option("-t", "--tag", "local", metavar="NAME", type=NameType(), help="Name in the store.")
+@click.option(
+    "-t",
+    "--tag",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    type=NameType(),
+    help="Name in the store; repeatable.",
+)
 @store_option
 @insecure_option
 @format_option
@@ -78,7 +88,7 @@ def pull_command(
     ctx: click.Context,
     *,
     reference: ModelReference,
-    local: ModelName | None,
+    names: tuple[ModelName, ...],
     store: str | None,
     insecure: bool,
     style: str,
@@ -91,10 +101,19 @@ def pull_command(
     from mbuild.registry.transfer.pull import pull
 
     opened = open_store(ctx, store)
-    name = local or reference.local
-    _follow(
-        pull(reference, name, opened, access_to(reference, insecure)), "pulling", reference, style
-    )
+    first, *others = dict.fromkeys(names) or [reference.local]
+    events = pull(reference, first, opened, access_to(reference, insecure))
+    tally = _followed(events, "pulling", reference)
+    tally.also = [_named_too(first, other, opened) for other in others]
+    _show(tally, style)
+
+
+def _named_too(first: ModelName, name: ModelName, store: Store) -> AnotherName:
+    """Give a model that came one more name."""
+    from mbuild.models.library import copy
+
+    replaced = copy(store, first, name)
+    return AnotherName(str(store.manifests.resolve(name)), replaced)
 
 
 class DialectType(ParamType):
@@ -187,7 +206,8 @@ def push_command(
         show_dry_run(would_send(stored, reference, opened, access, wanted), style)
         return
     _make_bill(opened, stored)
-    _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
+    tally = _followed(push(stored, reference, opened, access, wanted), "pushing", reference)
+    _show(tally, style)
 
 
 def _to_push(name: ModelName, reference: ModelReference, store: Store) -> ModelName:
@@ -232,12 +252,20 @@ def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:
         raise UsageError(f"{long!r} cannot be a tag", hint="name one: --dialect NAME=TAG")
 
 
+class AnotherName(NamedTuple):
+    """A further name that a pulled model got; ``replaced`` is the id of the model that had it."""
+
+    name: str
+    replaced: Digest | None
+
+
 class TransferTally:
     """What the events of a transfer come to: bytes so far, and in the end what was moved."""
 
     def __init__(self) -> None:
         self.blobs: dict[Digest, tuple[int, int]] = {}
         self.manifests: list[ManifestPut] = []
+        self.also: list[AnotherName] = []
         self.left_out: tuple[str, ...] = ()
         self.documents: DocumentsMoved | None = None
         self.done: Transferred | None = None
@@ -265,10 +293,10 @@ class TransferTally:
         return sum(completed for completed, _ in pairs), sum(total for _, total in pairs)
 
 
-def _follow(
-    events: Generator[TransferEvent, None, None], label: str, there: ModelReference, style: str
-) -> None:
-    """Show a transfer, on a terminal by a bar, and in the end what it came to."""
+def _followed(
+    events: Generator[TransferEvent, None, None], label: str, there: ModelReference
+) -> TransferTally:
+    """Show a transfer, on a terminal by a bar; what it came to."""
     tally = TransferTally()
     try:
         with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
@@ -279,6 +307,11 @@ def _follow(
         raise CancelledError(
             "interrupted: what was transferred is kept; the same command continues from there"
         ) from None
+    return tally
+
+
+def _show(tally: TransferTally, style: str) -> None:
+    """What a transfer came to."""
     assert tally.done is not None
     if style == "json":
         _show_json(tally, tally.done)
@@ -295,6 +328,7 @@ def _show_json(tally: TransferTally, done: Transferred) -> None:
             "size": done.size,
             "moved": done.moved,
             "replaced": done.replaced.hex if done.replaced else None,
+            **({"also": [_another(each) for each in tally.also]} if tally.also else {}),
             **(
                 {"manifests": [_manifest(put) for put in tally.manifests]}
                 if tally.manifests
@@ -311,14 +345,17 @@ def _show_text(tally: TransferTally, done: Transferred) -> None:
     verb, moved = _DONE[done.direction]
     what = f"{human_size(done.moved)} {moved}" if done.moved else "all of it was there"
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
+    for also in tally.also:
+        click.echo(f"{verb} {also.name}  {done.id.short}  the same blobs")
     for put in tally.manifests[1:]:
         click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
     if tally.documents is not None:
         _show_documents(tally.documents)
     if tally.left_out:
         click.echo(left_out(tally.left_out), err=True)
-    if done.replaced is not None:
-        click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
+    for name, replaced in ((done.name, done.replaced), *tally.also):
+        if replaced is not None:
+            click.echo(f"replaced {name} (was {replaced.short})", err=True)
 
 
 def _show_documents(moved: DocumentsMoved) -> None:
@@ -332,3 +369,7 @@ def _show_documents(moved: DocumentsMoved) -> None:
 
 def _manifest(put: ManifestPut) -> dict[str, str]:
     return {"dialect": put.dialect, "name": put.name, "id": put.digest.hex}
+
+
+def _another(also: AnotherName) -> dict[str, str | None]:
+    return {"name": also.name, "replaced": also.replaced.hex if also.replaced else None}

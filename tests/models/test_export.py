@@ -162,6 +162,16 @@ def test_import_heals_a_damaged_blob(mbuild: Run, project: Path) -> None:
     assert check_promise(project / "store") == 1
 
 
+def test_import_gives_all_the_names_that_were_asked_for(mbuild: Run, project: Path) -> None:
+    """Each -t is one, as in a build; its blobs are stored once."""
+    ok(mbuild("export", "mario", "-o", "mario.tar"))
+    said = ok(mbuild("import", "mario.tar", "-t", "one", "-t", "two", "-t", "one"))
+    first, second = said.splitlines()
+    assert first.startswith("imported one:latest  ")
+    assert second == f"imported two:latest  {first.split()[2]}  the same blobs"
+    assert check_promise(project / "store") == 3
+
+
 def archive(files: dict[str, bytes]) -> bytes:
     """A tar archive of plain files."""
     parts = []

@@ -32,7 +32,7 @@ from mbuild.cli.login import login_command
 from mbuild.cli.main import cli
 from mbuild.cli.registry import TransferTally
 from mbuild.core.digest import Digest
-from mbuild.core.names import InvalidNameError
+from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.transfers import BlobDone, BlobProgress, Direction, LeftOut
 from mbuild.registry.client import web
 from mbuild.registry.reference import ModelReference
@@ -109,6 +109,36 @@ def test_what_a_transfer_prints(host: str, mbuild: Run) -> None:
     assert value["id"].startswith("eb18f3bd1d77")
     assert mbuild("cp", "tiny", "other").returncode == 0
     assert (pulled.stderr, first.stderr) == ("", "")
+
+
+def test_a_pull_gives_all_the_names_that_were_asked_for(
+    host: str, mbuild: Run, tmp_path: Path
+) -> None:
+    """From one download; a name that was another model's is told of, as for the first one."""
+    target = f"{host}/several/tiny:v1"
+    assert mbuild("push", "tiny", target).returncode == 0
+    store = ("--store", tmp_path / "other")
+    done = mbuild("pull", target, "-t", "one", "-t", "two:v2", "-t", "one", *store)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "pulled one:latest  eb18f3bd1d77  156 KB, 156 KB fetched\n"
+        "pulled two:v2  eb18f3bd1d77  the same blobs\n"
+    )
+    opened = Store(tmp_path / "other")
+    assert {str(name) for name in opened.manifests.names()} == {"one:latest", "two:v2"}
+    other = opened.replace(ModelName.parse("two:v2"), b" " + _manifest_of(opened, "one"))
+    assert other is not None
+    said = mbuild("pull", target, "-t", "one", "-t", "two:v2", *store)
+    assert said.stderr.startswith("replaced two:v2 (was ")
+    rows = json.loads(mbuild("pull", target, "-t", "a", "-t", "b", "--format", "json").stdout)
+    assert rows["name"] == "a:latest"
+    assert rows["also"] == [{"name": "b:latest", "replaced": None}]
+
+
+def _manifest_of(store: Store, name: str) -> bytes:
+    found = store.manifests.read_bytes(ModelName.parse(name))
+    assert found is not None
+    return found
 
 
 def test_a_model_that_is_not_here_cannot_be_pushed(host: str, mbuild: Run) -> None:
