@@ -6,6 +6,7 @@ The rules are those of Ollama 0.33 (``server/prompt.go``, ``server/routes.go``).
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
@@ -29,8 +30,11 @@ IMAGE_TOKENS = 768
 """What an image counts in a prompt that must fit the context, as in Ollama."""
 
 _TAG = "[img]"
+_ANY_DAY = "2026-01-01"
 
-ROLES = ("system", "user", "assistant", "tool")
+_TOOL = "tool"
+
+ROLES = ("system", "user", "assistant", _TOOL)
 """Roles of messages that every template is taken to know."""
 
 _WRITES_ROLES = regex(r"\{\{-?(?!-?\s*(?:if|else|range|with|end)\b)[^}]*\b[Rr]ole\b[^}]*\}\}")
@@ -41,16 +45,49 @@ def check_roles(model: Runnable, turns: Sequence[ChatTurn]) -> None:
     """Raise :class:`UsageError` for a message that templates would leave out without a word.
 
     A role of a model's own is one that its template compares with; a template that writes
-    the role itself takes any.
+    the role itself takes any. What a tool answered is tried where neither tells, which may
+    start a process.
     """
     template = model.facts.chat_template if model.jinja else model.contents.template
     any_role = _WRITES_ROLES.search(template) is not None
     for number, turn in enumerate(turns, start=1):
         own = any(f"{quote}{turn.role}{quote}" in template for quote in "\"'`")
+        if turn.role == _TOOL and not (own or any_role or _keeps(template, model.jinja)):
+            raise UsageError(
+                f"message {number} has the role {_TOOL!r}, and the model's template leaves out"
+                " what tools answer",
+                hint="send it as a message of the user, or give the model a TEMPLATE with tools",
+            )
         if turn.role in ROLES or (turn.role and (own or any_role)):
             continue
         has = f"the unknown role {turn.role!r:.64}" if turn.role else "no role"
         raise UsageError(f"message {number} has {has}; the roles are {', '.join(ROLES)}")
+
+
+@lru_cache(maxsize=64)
+def _keeps(template: str, jinja: bool) -> bool:
+    """Whether a template writes what a tool answered; True where that cannot be told.
+
+    Some write whatever is no user's message as the assistant's.
+    """
+    said = "72 degrees"  # what no template says by itself
+    last = ChatMessage(_TOOL, said)
+    turns = (ChatMessage("user", "question"), ChatMessage("assistant", "call"), last)
+    talks = (turns, (turns[0], last))
+    if not template:
+        return True
+    if jinja:
+        from mbuild.templates.detect import expected_texts
+        from mbuild.templates.probes import Probe
+
+        probes = [Probe(talk, date=_ANY_DAY) for talk in talks]
+        found = expected_texts(template, probes, "", "") or ()
+        texts = [text for text in found if text is not None]
+        return not texts or any(said in text for text in texts)
+    try:
+        return any(said in render(parse(template), Values(talk)) for talk in talks)
+    except (TemplateError, RenderError):
+        return True
 
 
 def conversation(model: Runnable, ask: Ask) -> tuple[ChatTurn, ...]:

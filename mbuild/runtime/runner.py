@@ -86,7 +86,7 @@ class Runner:
         """
         began = time.perf_counter_ns()
         model.require("completion")
-        check_roles(model, ask.turns)
+        await asyncio.to_thread(check_roles, model, ask.turns)
         think = _thinks(model, ask)
         if ask.tools:
             model.require("tools")
@@ -114,7 +114,7 @@ class Runner:
         """The prompt that a request would become, for models whose prompts are made here."""
         if ask.raw:
             return Prompt(ask.turns[-1].content)
-        check_roles(model, ask.turns)
+        await asyncio.to_thread(check_roles, model, ask.turns)
         maker = PromptMaker(model, ask, think=_thinks(model, ask))
         return maker.make(conversation(model, ask))
 

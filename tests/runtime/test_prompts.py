@@ -17,6 +17,7 @@ from mbuild.runtime.options import settings
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.prompt import (
     PromptMaker,
+    check_roles,
     conversation,
     native_messages,
     tool_list,
@@ -232,3 +233,44 @@ def test_weights_that_are_gone_are_named(store: Store, tmp_path: Path) -> None:
             blob.unlink()
     with pytest.raises(DamagedError, match="missing or cut short"):
         read_model(Store(root), ModelName.parse("m"), {})
+
+
+ONE_ROLE = '{{ range .Messages }}{{ if eq .Role "ROLE" }}{{ .Content }}{{ end }}{{ end }}'
+ONLY_THREE = """{% for m in messages %}{% if m['role'] == 'system' %}S{{ m['content'] }}
+{% elif m['role'] == 'user' %}U{{ m['content'] }}
+{% elif m['role'] == 'assistant' %}A{{ m['content'] }}{% endif %}{% endfor %}"""
+"""A chat template of the weights that leaves out every other role."""
+
+
+@pytest.mark.parametrize(
+    ("go", "jinja", "kept"),
+    [
+        ("{{ .Prompt }}", "", False),
+        (ONE_ROLE.replace("ROLE", "user"), "", False),
+        (ONE_ROLE.replace("ROLE", "tool"), "", True),
+        ('{{ range .Messages }}{{ if eq .Role "user" }}U{{ else }}A{{ end }}{{ .Content }}'
+         "{{ end }}", "", True),
+        ("{{ range .Messages }}{{ .Role }}{{ .Content }}{{ end }}", "", True),
+        ("", ONLY_THREE, False),
+        ("", ONLY_THREE.replace("elif m['role'] == 'assistant'", "else"), True),
+        ("", ONLY_THREE.replace("'assistant'", "'tool'"), True),
+        ("", "{% for m in messages %}{% set x = '<' + m['role'] + '>' + m['content'] %}{{ x }}"
+         "{% endfor %}", True),
+        ("", "{{ raise_exception('no') }}", True),  # the engine says so itself
+    ],
+)  # fmt: skip
+def test_what_a_tool_answered_is_not_lost_without_a_word(
+    store: Store, go: str, jinja: str, kept: bool
+) -> None:
+    """Templates that name the role, that write any, or that write what is no user's, keep it."""
+    found = _model(store, "chat", chat_template=jinja)
+    contents = replace(found.contents, template=go)
+    model = Runnable(contents, found._files, found.facts)
+    assert model.jinja is bool(jinja)
+    turns = (HI, ChatTurn("tool", "72", tool_name="f"))
+    if kept:
+        check_roles(model, turns)
+        return
+    with pytest.raises(UsageError, match="message 2 has the role 'tool', and the model's template"):
+        check_roles(model, turns)
+    check_roles(model, turns[:1])

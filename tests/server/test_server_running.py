@@ -274,6 +274,17 @@ def test_no_message_is_left_out_for_its_role(server: Server, path: str) -> None:
     _post(server, path, 400, model="fill", messages=own)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_what_a_tool_answered_is_refused_by_a_model_without_tools(
+    server: Server, path: str
+) -> None:
+    """Its template would leave it out; one that writes any role takes it."""
+    answered = {"role": "tool", "content": "sunny", "tool_name": "f", "tool_call_id": "1"}
+    refused = json.dumps(_post(server, path, 400, model="fill", messages=[answered]))
+    assert "message 1 has the role 'tool', and the model's template leaves out what" in refused
+    _post(server, path, model="chat", messages=[answered], max_tokens=1, options=FEW)
+
+
 def test_a_template_that_writes_roles_takes_any(server: Server) -> None:
     """As ChatML's does; a message without one is none."""
     own = [{"role": "ipython", "content": "x"}, *HI]
