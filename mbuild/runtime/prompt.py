@@ -32,9 +32,10 @@ IMAGE_TOKENS = 768
 _TAG = "[img]"
 _ANY_DAY = "2026-01-01"
 
-_TOOL = "tool"
+TOOL = "tool"
+"""The role of what a tool answered."""
 
-ROLES = ("system", "user", "assistant", _TOOL)
+ROLES = ("system", "user", "assistant", TOOL)
 """Roles of messages that every template is taken to know."""
 
 _WRITES_ROLES = regex(r"\{\{-?(?!-?\s*(?:if|else|range|with|end)\b)[^}]*\b[Rr]ole\b[^}]*\}\}")
@@ -52,9 +53,9 @@ def check_roles(model: Runnable, turns: Sequence[ChatTurn]) -> None:
     any_role = _WRITES_ROLES.search(template) is not None
     for number, turn in enumerate(turns, start=1):
         own = any(f"{quote}{turn.role}{quote}" in template for quote in "\"'`")
-        if turn.role == _TOOL and not (own or any_role or _keeps(template, model.jinja)):
+        if turn.role == TOOL and not (own or any_role or _keeps(template, model.jinja)):
             raise UsageError(
-                f"message {number} has the role {_TOOL!r}, and the model's template leaves out"
+                f"message {number} has the role {TOOL!r}, and the model's template leaves out"
                 " what tools answer",
                 hint="send it as a message of the user, or give the model a TEMPLATE with tools",
             )
@@ -71,7 +72,7 @@ def _keeps(template: str, jinja: bool) -> bool:
     Some write whatever is no user's message as the assistant's.
     """
     said = "72 degrees"  # what no template says by itself
-    last = ChatMessage(_TOOL, said)
+    last = ChatMessage(TOOL, said)
     turns = (ChatMessage("user", "question"), ChatMessage("assistant", "call"), last)
     talks = (turns, (turns[0], last))
     if not template:

@@ -16,7 +16,7 @@ from mbuild.runtime.options import settings
 from mbuild.runtime.pictures import readable
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import nothing
-from mbuild.runtime.prompt import PromptMaker, check_roles, conversation
+from mbuild.runtime.prompt import TOOL, PromptMaker, check_roles, conversation
 from mbuild.runtime.runnable import Runnable, doubt_of, read_model
 from mbuild.runtime.schema import as_json_schema
 from mbuild.runtime.tokenizing import tokens_of
@@ -86,7 +86,7 @@ class Runner:
         """
         began = time.perf_counter_ns()
         model.require("completion")
-        await asyncio.to_thread(check_roles, model, ask.turns)
+        await _roles_checked(model, ask)
         think = _thinks(model, ask)
         if ask.tools:
             model.require("tools")
@@ -114,7 +114,7 @@ class Runner:
         """The prompt that a request would become, for models whose prompts are made here."""
         if ask.raw:
             return Prompt(ask.turns[-1].content)
-        await asyncio.to_thread(check_roles, model, ask.turns)
+        await _roles_checked(model, ask)
         maker = PromptMaker(model, ask, think=_thinks(model, ask))
         return maker.make(conversation(model, ask))
 
@@ -160,6 +160,14 @@ class Runner:
         added = len(tokens) - len(own)
         before = next((n for n in range(added) if tokens[n : n + len(own)] == own), added)
         return [*tokens[: before + most - added], *tokens[before + len(own) :]]
+
+
+async def _roles_checked(model: Runnable, ask: Ask) -> None:
+    """Look at the roles; in another thread where a template has to be tried for that."""
+    if any(turn.role == TOOL for turn in ask.turns):
+        await asyncio.to_thread(check_roles, model, ask.turns)
+    else:
+        check_roles(model, ask.turns)
 
 
 def _thinks(model: Runnable, ask: Ask) -> bool | str:

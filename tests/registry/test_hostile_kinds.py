@@ -251,7 +251,11 @@ def leads(location: str) -> Answer:
 
 
 NO_NUMBER = "0" * 5000
-CUT, RANGED, LED = "connection was", "a different range", "redirects to no usable address"
+CUT, RANGED, LED = (
+    r"the connection (to \S+ )?was",
+    "a different range",
+    "redirects to no usable address",
+)
 REFUSED = [
     ("ranges of gzip", asks_weights, zipped, "compressed"),
     ("a few bytes of each range", asks_weights, drops, CUT),
