@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from urllib3.exceptions import ConnectTimeoutError
 from forwarding_proxy import Certificate, ForwardingProxy, forwarding_proxy, secure_registry
 from pulling import pulled
 from registries import digest_of
@@ -225,6 +226,9 @@ def test_what_failed_elsewhere_is_said_as_before() -> None:
     assert explained(error, f"https://{HOST}/", "--insecure") is error
     found = explained(TimeoutError(), f"https://u:secret@{HOST}:81/", "--insecure")
     assert found.message == f"{HOST}:81 does not answer: nothing came for 30 seconds"
+    late = ConnectTimeoutError("no answer to SYN")
+    found = explained(late, f"https://{HOST}:81/", "--insecure")
+    assert found.message == f"{HOST}:81 does not answer: nothing came for 10 seconds"
     said = wants_login(Proxy("http://u:secret@[::1]:81", "HTTP_PROXY"))
     assert said.message == "the proxy [::1]:81, from HTTP_PROXY, does not take the login"
     assert said.hint == "HTTP_PROXY can have one: http://USER:PASSWORD@[::1]:81"

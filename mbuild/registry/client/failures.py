@@ -50,8 +50,11 @@ def explained(
             f" {_reason(cause)}",
             hint=f"check the host and its port; without a proxy: {_avoided(proxy, parts)}",
         )
+    kinds = urllib3.exceptions.ConnectTimeoutError
+    connects = any(isinstance(one, kinds) for one in _chain(error))
+    reason = _reason(cause, CONNECT_SECONDS if connects else STALL_SECONDS)
     return UnreachableError(
-        f"{where} does not answer: {_reason(cause)}",
+        f"{where} does not answer: {reason}",
         hint="check the host and its port, the network, and whether the server there runs",
     )
 
