@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from urllib3.exceptions import ConnectTimeoutError
 from forwarding_proxy import Certificate, ForwardingProxy, forwarding_proxy, secure_registry
 from pulling import pulled
 from registries import digest_of
 from stand_in import Handler, StandIn, stand_in
+from urllib3.exceptions import ConnectTimeoutError
 
 from mbuild.core.errors import CancelledError, RegistryError, UnreachableError
 from mbuild.registry.client import watched
@@ -534,7 +534,7 @@ def test_a_body_that_stops_is_given_up(
 
         def read() -> None:
             at = 0
-            while count := read_into(answer, room[at:]):
+            while count := read_into(answer, room[at:], HOST):
                 at += count
             assert at < len(room)
             raise UnreachableError("it ends too soon")
