@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Shows the answers of one command. ``is_broken``: the last one ended within its JSON."""
+    """Shows the answers of one command.
+
+    Of the last one: ``is_broken`` says that it ended within its JSON, ``was_interrupted`` that
+    Ctrl-C ended it.
+    """
 
     def __init__(self, talker: Talker, options: dict[str, Any]) -> None:
         """``options``: those of the command."""
         self._talker = talker
         self._options = options
         self._told_of_cut = False
-        self.is_broken = False
+        self.is_broken = self.was_interrupted = False
 
     def show(self, ask: Ask) -> str:
         """Show an answer as it comes; its text."""
@@ -50,10 +54,9 @@ class Answers:
         text = "".join(texts)
         if not text.endswith("\n"):
             click.echo()
+        self.was_interrupted = finished is None
         if finished is not None:
             self._tell(finished)
-        elif not terminal:
-            raise KeyboardInterrupt
         return text
 
     def _tell(self, finished: Finished) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from mbuild.cli.common import (
     write_json,
     write_text,
 )
-from mbuild.core.errors import UsageError
+from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.models import library
 from mbuild.models.library import Removed
@@ -284,10 +285,28 @@ def rm_command(
 
     The same build, or mbuild cp ID NAME, brings them back at once.
     """
-    for asked, removed in zip(
-        names, library.remove(open_store(ctx, store), names, purge=purge), strict=True
-    ):
+    opened = open_store(ctx, store)
+    for asked, removed in zip(names, library.remove(opened, names, purge=purge), strict=True):
         click.echo(f"deleted '{asked}'{_where_bytes_went(removed)}")
+    _let_go(opened, names)
+
+
+def _let_go(opened: Store, names: Iterable[ModelName]) -> None:
+    """Have mbuild's server end the engines of what was removed, if one runs on the store."""
+    from mbuild.store.serving import served_at
+
+    served = served_at(opened.private)
+    if not served.runs:
+        return
+    import urllib3
+
+    from mbuild.cli.talking import ask_server
+
+    http = urllib3.PoolManager(retries=False)
+    for name in names:
+        with suppress(MbuildError):  # most were not loaded
+            body = {"model": str(name), "keep_alive": 0, "stream": False}
+            ask_server(http, served.url, "/api/generate", body)
 
 
 def _where_bytes_went(removed: Removed) -> str:

@@ -18,6 +18,7 @@ from mbuild.cli.running import engine_of
 from mbuild.cli.typed import FILE, kept_lines, typed_text
 from mbuild.core.errors import MbuildError, NameNotFoundError, ServingError, UsageError
 from mbuild.core.names import DEFAULT_HOST, InvalidNameError
+from mbuild.core.patterns import regex
 from mbuild.core.system import unreadable
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def run_command(
         if text:
             answers = Answers(talker, options)
             answers.show(make([_turn(talker, text)]))
+            if answers.was_interrupted:
+                raise KeyboardInterrupt
             if answers.is_broken:
                 ctx.exit(1)
         else:
@@ -232,6 +235,9 @@ def _turn(talker: Talker, text: str) -> ChatTurn:
     return ChatTurn("user", found.text, images=found.files)
 
 
+_COMMAND = regex(r"/[^/]*")
+"""What is meant as a command, and not as a path."""
+
 _HELP = """\
   /clear   forget the conversation
   /bye     end (Ctrl-D too); Ctrl-C stops an answer
@@ -245,14 +251,15 @@ def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], answers: Answer
     turns: list[ChatTurn] = []
     while (text := typed_text()) is not None:
         command = text.strip()
-        if command in ("/bye", "/exit", "/quit"):
+        word = command.partition(" ")[0]
+        if word in ("/bye", "/exit", "/quit"):
             return
-        if command == "/clear":
+        if word == "/clear":
             turns = []
-        elif command in ("/?", "/help"):
+        elif word in ("/?", "/help"):
             click.echo(_HELP)
-        elif command.startswith("/") and " " not in command and not os.path.exists(command):
-            click.echo(f"{command} is not a command; /? lists them")
+        elif _COMMAND.fullmatch(word) and not os.path.exists(word):
+            click.echo(f"{word} is not a command; /? lists them")
         elif command:
             before = len(turns)
             try:
@@ -329,10 +336,13 @@ def stop_command(ctx: click.Context, *, name: ModelName, store: str | None) -> N
     server = _Server(opened)
     before = server.loaded()
     server.ask("/api/generate", {"model": str(name), "keep_alive": 0, "stream": False})
+    after = server.loaded()
     # Models of the same weights share an engine, which has the name of the one asked last.
-    listed = str(opened.manifests.resolve(name)) in [row["name"] for row in before]
-    was_loaded = listed or len(server.loaded()) < len(before)
-    click.echo(f"stopped {name}" if was_loaded else f"{name} is not loaded", err=True)
+    if str(opened.manifests.resolve(name)) in [row["name"] for row in after]:
+        click.echo(f"{name} ends with the answer that it is giving", err=True)
+    else:
+        click.echo(f"stopped {name}" if len(after) < len(before) else f"{name} is not loaded",
+                   err=True)  # fmt: skip
 
 
 class _Server:

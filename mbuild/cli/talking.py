@@ -110,6 +110,10 @@ class OwnEngine:
             return self._loop.run_until_complete(task)
         except asyncio.CancelledError:
             return None
+        except KeyboardInterrupt:  # of another signal, which ends the program
+            task.cancel()
+            self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
         finally:
             with suppress(NotImplementedError, ValueError, RuntimeError):
                 self._loop.remove_signal_handler(signal.SIGINT)

@@ -86,6 +86,8 @@ def _typed(name: str, value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not -_LARGEST <= value <= _LARGEST:
             raise UsageError(f'option "{name}" is out of range')
+        if name == "repeat_penalty" and value <= 0:
+            raise UsageError('option "repeat_penalty" must be above 0')
         if kind is ParameterType.FLOAT:
             return float(value)
         if kind is ParameterType.INT:

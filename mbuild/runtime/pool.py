@@ -13,7 +13,7 @@ from mbuild.core.errors import UsageError
 from mbuild.core.units import human_size
 from mbuild.runtime.failure import EngineError, QueueFullError
 from mbuild.runtime.process import LlamaEngine, nothing, start
-from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.spec import EngineSpec, LoadedModel
 
 KEEP_ALIVE_VARIABLE = "OLLAMA_KEEP_ALIVE"
 MAX_LOADED_VARIABLE = "OLLAMA_MAX_LOADED_MODELS"
@@ -27,11 +27,14 @@ _RESERVE = 256 << 20  # bytes of memory that an engine takes beside weights and 
 
 
 class LoadedEngine:
-    """An engine in the pool. ``size``: bytes of its files and cache."""
+    """An engine in the pool. ``size``: bytes of its files and cache.
 
-    def __init__(self, spec: EngineSpec, name: str, size: int) -> None:
+    ``model`` is the one that was asked last: models of the same weights share an engine.
+    """
+
+    def __init__(self, spec: EngineSpec, model: LoadedModel, size: int) -> None:
         self.spec = spec
-        self.name = name
+        self.model = model
         self.size = size
         self.users = 0
         self.keep_alive = DEFAULT_KEEP_ALIVE  # seconds, below 0 for ever
@@ -60,6 +63,7 @@ class Pool:
         self._server = server
         self._most = most or _number(MAX_LOADED_VARIABLE, _MAX_LOADED)
         self._queue = _number(MAX_QUEUE_VARIABLE, _MAX_QUEUE)
+        self._keep_alive = default_keep_alive()
         self._waiting = 0
         self._loaded: dict[EngineSpec, LoadedEngine] = {}
         self._changed = asyncio.Condition()
@@ -74,7 +78,7 @@ class Pool:
     async def use(
         self,
         spec: EngineSpec,
-        name: str,
+        model: LoadedModel,
         cache: int,
         keep_alive: float | None,
         meanwhile: Callable[[], object] = nothing,
@@ -91,7 +95,7 @@ class Pool:
             )
         self._waiting += 1
         try:
-            row = await self._row(spec, name, cache)
+            row = await self._row(spec, model, cache)
             row.users += 1
         finally:
             self._waiting -= 1
@@ -115,13 +119,13 @@ class Pool:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _row(self, spec: EngineSpec, name: str, cache: int) -> LoadedEngine:
+    async def _row(self, spec: EngineSpec, model: LoadedModel, cache: int) -> LoadedEngine:
         """The engine's row, after room for it was made."""
         async with self._changed:
             while True:
                 row = self._loaded.get(spec)
                 if row is not None:
-                    row.name = name
+                    row.model = model
                     if row.timer is not None:
                         row.timer.cancel()
                     return row
@@ -129,9 +133,9 @@ class Pool:
                 if len(self._loaded) < self._most and (
                     not self._loaded or size + _RESERVE <= available_memory()
                 ):
-                    _check_memory(name, size)
-                    row = LoadedEngine(spec, name, size)
-                    row.keep_alive = default_keep_alive()
+                    _check_memory(model.name, size)
+                    row = LoadedEngine(spec, model, size)
+                    row.keep_alive = self._keep_alive
                     self._loaded[spec] = row
                     return row
                 idle = [row for row in self._loaded.values() if not row.users]
@@ -178,13 +182,22 @@ class Pool:
         if row.engine is not None:
             await row.engine.stop()
 
-    async def unload(self, files: tuple[str, ...]) -> None:
-        """End the idle engines of a model, by its files; busy ones end with their answer."""
-        for row in list(self._loaded.values()):
-            if row.spec.files == files:
-                row.keep_alive = 0.0
-                if not row.users:
-                    await self._end(row)
+    async def unload(self, name: str, files: tuple[str, ...] = ()) -> bool:
+        """End the idle engines of a model; busy ones end with their answer. Whether it had any.
+
+        They are known by the ``files`` that the model has now, and by its name: it may have been
+        removed or built anew since it was loaded.
+        """
+        found = [
+            row
+            for row in self._loaded.values()
+            if row.spec.files == files or row.model.name == name
+        ]
+        for row in found:
+            row.keep_alive = 0.0
+            if not row.users:
+                await self._end(row)
+        return bool(found)
 
     async def close(self) -> None:
         """End every engine."""
@@ -229,9 +242,18 @@ def _number(variable: str, default: int) -> int:
 
 
 def default_keep_alive() -> float:
-    """Seconds that an engine stays after its last request: the environment's, else 5 minutes."""
+    """Seconds that an engine stays after its last request: the environment's, else 5 minutes.
+
+    Raises :class:`UsageError` for a variable that names no duration.
+    """
     text = os.environ.get(KEEP_ALIVE_VARIABLE, "").strip()
-    return DEFAULT_KEEP_ALIVE if not text else seconds_of(_as_number(text))
+    try:
+        return DEFAULT_KEEP_ALIVE if not text else seconds_of(_as_number(text))
+    except UsageError:
+        raise UsageError(
+            f"{KEEP_ALIVE_VARIABLE}={text!r} is not a duration",
+            hint="write for example 10m, or -1 for ever",
+        ) from None
 
 
 def _as_number(text: str) -> str | float:

@@ -11,7 +11,7 @@ from mbuild.core.values import NamedTuple
 from mbuild.runtime.calls import tag_of
 from mbuild.runtime.failure import CannotError
 from mbuild.runtime.options import context_of
-from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.spec import EngineSpec, LoadedModel
 from mbuild.runtime.thinking import tags_of
 from mbuild.store.contents import Numbers, grouped, open_group, read_contents
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
@@ -72,6 +72,11 @@ class Runnable:
         self.facts = facts
         self._files = files
         self.name = str(contents.stored.name)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """What is told of the model while it is loaded."""
+        return LoadedModel(self.name, self.contents.stored.id, self.contents.details)
 
     @cached_property
     def template(self) -> ParsedTemplate | None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.errors import UsageError
 from mbuild.runtime.asked import Ask, EndReason, Finished, Piece, Prompt
 from mbuild.runtime.asking import Asking
 from mbuild.runtime.events import refused
@@ -63,7 +64,8 @@ class Runner:
 
     async def unload(self, model: Runnable) -> None:
         """End the engines of a model."""
-        await self.pool.unload(model.spec(settings(model.contents.parameters, {})).files)
+        files = model.spec(settings(model.contents.parameters, {})).files
+        await self.pool.unload(model.name, files)
 
     def _spec(self, model: Runnable, ask: Ask) -> EngineSpec:
         return model.spec(settings(model.contents.parameters, ask.options), shift=ask.shift)
@@ -76,7 +78,7 @@ class Runner:
         meanwhile: Callable[[], object] = nothing,
     ) -> Any:
         cache = model.facts.bytes_per_token * spec.num_ctx
-        return self.pool.use(spec, model.name, cache, keep_alive, meanwhile)
+        return self.pool.use(spec, model.loaded, cache, keep_alive, meanwhile)
 
     async def answer(self, model: Runnable, ask: Ask) -> AsyncGenerator[Piece | Finished]:
         """The pieces of an answer, the last of them :class:`Finished`.
@@ -127,7 +129,12 @@ class Runner:
         *,
         truncate: bool = True,
     ) -> tuple[list[list[float]], Finished]:
-        """A vector of length 1 for each text; raises :class:`TooLongError`."""
+        """A vector of length 1 for each text.
+
+        Raises :class:`TooLongError`, and :class:`UsageError` for a text without a character.
+        """
+        if "" in texts:
+            raise UsageError(f"input {texts.index('') + 1} of {len(texts)} is empty")
         began = time.perf_counter_ns()
         spec = model.spec(settings(model.contents.parameters, options))
         async with self._engine(model, spec, keep_alive) as engine:

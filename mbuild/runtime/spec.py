@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.values import NamedTuple
 
+if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
+
 MEDIA_MARKER = "LLAMA_MEDIA_MARKER"
 """The variable of an engine's environment that says which text stands for an image."""
+
+
+class LoadedModel(NamedTuple):
+    """What is told of a model that was loaded: it may have been removed or built anew since.
+
+    ``name`` is the whole name in the store, ``id`` its manifest's digest, ``details`` as lists
+    of models have them.
+    """
+
+    name: str
+    id: Digest | None = None
+    details: Mapping[str, Any] = {}
 
 
 class EngineSpec(NamedTuple):

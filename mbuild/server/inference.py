@@ -96,20 +96,23 @@ async def _load(
 ) -> Response:
     """A request without a prompt: to load the model, or with ``keep_alive`` 0 to unload it."""
     if ask.keep_alive == 0:
-        await to_thread.run_sync(_find, service, name, text)
-        if service.runner is not None:
-            await service.runner.unload(await to_thread.run_sync(service.runner.model, name))
+        await _unload(service, name, text)
         return JSONResponse(lines.of(_UNLOADED), media_type=JSON_TYPE)
     runner = runner_of(service)
     model = await _model(service, runner, name, f"model '{text}' not found")
     return JSONResponse(lines.of(await runner.load(model, ask)), media_type=JSON_TYPE)
 
 
-def _find(service: Service, name: ModelName, text: str) -> None:
+async def _unload(service: Service, name: ModelName, text: str) -> None:
+    """End the engines of a model, also of one that was removed since it was loaded."""
+    runner = service.runner
     try:
-        library.find(service.store(), name)
+        stored = await to_thread.run_sync(library.find, service.store(), name)
+        if runner is not None:
+            await runner.unload(await to_thread.run_sync(runner.model, stored.name))
     except NameNotFoundError:
-        raise NameNotFoundError(f"model '{text}' not found") from None
+        if runner is None or not await runner.pool.unload(str(name)):
+            raise NameNotFoundError(f"model '{text}' not found") from None
 
 
 async def _rendered(runner: Runner, model: Runnable, ask: Ask, text: str) -> Response:
@@ -176,7 +179,7 @@ async def embed(service: Service, request: Request) -> Response:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or any(not isinstance(item, str) for item in texts):
         raise UsageError("invalid input type")
-    texts = [] if texts == [""] else texts
+    texts = [] if given == "" else texts
     vectors, finished = await until_gone(
         runner.embed(
             model,
@@ -230,19 +233,15 @@ async def ps(service: Service, request: Request) -> Response:
         return await service.upstream.forward(request, await read_body(request))
     rows = []
     for row in service.runner.pool.list() if service.runner is not None else ():
-        name = parse_name(row.name)
-        try:
-            view = await to_thread.run_sync(library.view, service.store(), name)
-        except NameNotFoundError:
-            continue  # removed since it was loaded
+        model = row.model  # as it was loaded: it may have been removed or built anew
         expires = datetime.fromtimestamp(row.expires, UTC).isoformat().replace("+00:00", "Z")
         rows.append(
             {
-                "name": row.name,
-                "model": row.name,
+                "name": model.name,
+                "model": model.name,
                 "size": row.size,
-                "digest": view.stored.id.hex,
-                "details": view.details,
+                "digest": model.id.hex if model.id else "",
+                "details": model.details,
                 "expires_at": expires,
                 "size_vram": 0,
                 "context_length": row.spec.num_ctx,

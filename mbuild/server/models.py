@@ -167,10 +167,19 @@ async def delete(service: Service, request: Request) -> Response:
         raise UsageError("model is required")
     name = parse_name(text, f"name {json.dumps(text, ensure_ascii=False)} is invalid")
     try:
-        await service.locking.run(library.remove, service.store(PATIENCE_SECONDS), [name])
+        spelled = await service.locking.run(_removed, service.store(PATIENCE_SECONDS), name)
     except NameNotFoundError:
         raise NameNotFoundError(f"model '{text}' not found") from None
+    if service.runner is not None:
+        await service.runner.pool.unload(spelled)
     return Response(status_code=200)
+
+
+def _removed(store: Store, name: ModelName) -> str:
+    """Remove a model; its name as the store spelled it."""
+    spelled = str(store.manifests.resolve(name))
+    library.remove(store, [name])
+    return spelled
 
 
 def _openai(name: str, modified_ns: int, owned_by: str) -> dict[str, Any]:

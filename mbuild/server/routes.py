@@ -93,7 +93,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("DELETE",), "/api/delete", models.delete, "Delete a model", shapes.DELETE),
     Endpoint(("GET",), "/api/ps", inference.ps, "List the running models"),
     Endpoint(("POST",), "/api/pull", transfers.pull, "Pull a model", shapes.PULL),
-    Endpoint(("POST",), "/api/push", transfers.push, "Push a model", shapes.PULL),
+    Endpoint(("POST",), "/api/push", transfers.push, "Push a model", shapes.PUSH),
     Endpoint(("POST",), "/api/generate", inference.generate, "Complete", shapes.GENERATE),
     Endpoint(("POST",), "/api/chat", inference.chat, "Answer a conversation", shapes.CHAT),
     Endpoint(("POST",), "/api/embed", inference.embed, "Vectors of texts", shapes.EMBED),

@@ -152,6 +152,7 @@ PULL = Body(
     ("model",),
     {"model": "mario"},
 )
+PUSH = PULL._replace(name="PushRequest")
 _ASKED: Mapping[str, Type] = {
     "model": STRING,
     "stream": BOOL,

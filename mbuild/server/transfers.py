@@ -54,7 +54,7 @@ async def pull(service: Service, request: Request) -> Response:
 
 async def push(service: Service, request: Request) -> Response:
     """Bring a stored model to the registry that its name says."""
-    fields = await read_json(request, shapes.PULL)
+    fields = await read_json(request, shapes.PUSH)
     name = parse_name(model_name(fields))
     reference = _named(lambda: ModelReference.of(name))
     service.access.check(reference.endpoint)

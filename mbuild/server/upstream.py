@@ -53,6 +53,11 @@ class Upstream(NamedTuple):
             raise UsageError(f"--upstream {url!r} is not an http URL") from None
         if not parts.hostname:
             raise UsageError(f"--upstream {url!r} names no host")
+        if "://" not in url and parts.port is None:
+            raise UsageError(
+                f"--upstream {url!r} is not an http URL",
+                hint=f"write it whole: http://{url}:11434 is an Ollama there",
+            )
         tls = parts.scheme == "https"
         return cls(parts.hostname, port, tls, parts.path.rstrip("/"), drops_authorization)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gguf_files import gguf_bytes, tiny_model
 from live_server import LiveServer, serving
 from smollm import CHATML, build_models, smollm
 
@@ -179,6 +180,50 @@ def test_models_of_the_same_weights_are_one_engine(store: Path, server: LiveServ
     _run(store, "rm", "other")
 
 
+def test_a_name_that_was_built_anew_can_be_stopped(
+    store: Path, server: LiveServer, tmp_path: Path
+) -> None:
+    """Ps shows what is loaded, which is the model as it was; one that was removed has ended."""
+    _run(store, "cp", "chat", "again")
+    _run(store, "run", "again", "Hi", "--keepalive", "-1s")
+    (loaded,) = json.loads(_run(store, "ps", "--format", "json").stdout)
+    (tmp_path / "tiny.gguf").write_bytes(gguf_bytes(tiny_model()))
+    (tmp_path / "Modelfile").write_text("FROM ./tiny.gguf\n")
+    _run(store, "build", "-f", str(tmp_path / "Modelfile"), "-t", "again", "--quiet")
+    (row,) = json.loads(_run(store, "ps", "--format", "json").stdout)
+    assert row == loaded
+    assert _run(store, "stop", "again").stderr == "stopped again:latest\n"
+    assert _run(store, "ps", "--format", "json").stdout == "[]\n"
+    _run(store, "cp", "chat", "again")
+    _run(store, "run", "again", "Hi", "--keepalive", "-1s")
+    _run(store, "rm", "again")
+    assert _run(store, "ps", "--format", "json").stdout == "[]\n"
+
+
+def test_a_signal_that_ends_the_program_is_no_error(tmp_path: Path) -> None:
+    """While the engine loads the model, and while it answers."""
+    root = build_models(tmp_path, {"chat": CHAT.replace("num_predict 8", "num_predict 4000")}).root
+    command = [sys.executable, "-m", "mbuild", "run", "--store", str(root), "chat", "Tell a story."]
+    for seconds in (0.5, 0.8, 1.1, 2.0):
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        time.sleep(seconds)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 143 and said.decode().split() in ([], ["interrupted"]), said
+
+
+def test_ctrl_c_in_a_single_answer_is_an_interruption(tmp_path: Path) -> None:
+    """On a terminal, too: what comes after it in a script must not go on."""
+    root = build_models(tmp_path, {"chat": CHAT.replace("num_predict 8", "num_predict 4000")}).root
+    terminal = _Terminal(root, "Count from one to a million.")
+    terminal.until(" ")
+    os.kill(terminal.pid, signal.SIGINT)
+    terminal.until("interrupted")
+    assert terminal.end() == 130
+
+
 def test_a_server_that_runs_no_models_is_there(store: Path, tmp_path: Path) -> None:
     """In a folder that was empty, too. Ps says what it is, and run uses an engine of its own."""
     empty = tmp_path / "empty"
@@ -220,12 +265,12 @@ def test_engines_are_chosen(tmp_path: Path) -> None:
 class _Terminal:
     """``mbuild run chat`` on a terminal of its own."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, *more: str) -> None:
         pid, self._fd = pty.fork()
         if pid == 0:
             os.environ |= {"TERM": "dumb", "NO_COLOR": "1"}
             arguments = [sys.executable, "-m", "mbuild", "run", "chat", "--store", str(store)]
-            os.execv(sys.executable, arguments)
+            os.execv(sys.executable, [*arguments, *more])
         self.pid = pid
 
     def until(self, text: str) -> str:
@@ -258,6 +303,8 @@ def test_people_talk_on_a_terminal(store: Path) -> None:
     terminal.until(">>> ")
     terminal.type("/nonsense\n")
     terminal.until("is not a command")
+    terminal.type("/set system You are a pirate.\n")
+    terminal.until("/set is not a command")
     terminal.type("/clear\n")
     terminal.until(">>> ")
     terminal.type('"""one\ntwo"""\n')

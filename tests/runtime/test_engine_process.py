@@ -26,7 +26,7 @@ from mbuild.runtime.failure import (
 )
 from mbuild.runtime.pool import Pool, available_memory
 from mbuild.runtime.process import LlamaEngine, has_engine, start
-from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.spec import EngineSpec, LoadedModel
 from mbuild.runtime.tokenizing import text_of, tokens_of
 
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
@@ -121,7 +121,7 @@ def test_an_engine_that_is_killed_is_one_clear_error(loop: asyncio.AbstractEvent
     async def scenario() -> None:
         pool = Pool()
         spec = EngineSpec(str(smollm()), **SMALL)
-        async with pool.use(spec, "m", 0, None) as engine:
+        async with pool.use(spec, LoadedModel("m"), 0, None) as engine:
             asked = {"prompt": "One two three", "n_predict": 200, "stream": True}
             answer = await engine.ask("/completion", asked)
             os.kill(engine.pid, signal.SIGKILL)
@@ -129,7 +129,7 @@ def test_an_engine_that_is_killed_is_one_clear_error(loop: asyncio.AbstractEvent
                 async for _ in answer.events():
                     pass
             assert isinstance(await engine.died(), EngineDiedError)
-        async with pool.use(spec, "m", 0, None) as engine:
+        async with pool.use(spec, LoadedModel("m"), 0, None) as engine:
             assert await tokens_of(engine, "hi", add_special=False)
         await pool.close()
 
@@ -146,7 +146,7 @@ def _alive(pid: int) -> bool:
 MAKER = """
 import asyncio, sys
 from mbuild.runtime.process import start
-from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.spec import EngineSpec, LoadedModel
 async def main():
     engine = await start(EngineSpec(sys.argv[1], num_ctx=256, num_batch=64, num_thread=1))
     print(engine.pid, engine._folder.path, flush=True)
@@ -217,10 +217,10 @@ def test_engines_are_few(loop: asyncio.AbstractEventLoop) -> None:
         pool = Pool(most=1)
         for num_ctx in (256, 512):
             spec = EngineSpec(str(smollm()), **{**SMALL, "num_ctx": num_ctx})
-            async with pool.use(spec, "m", 0, None) as engine:
+            async with pool.use(spec, LoadedModel("m"), 0, None) as engine:
                 assert engine.alive
             assert [row.spec for row in pool.list()] == [spec]
-        async with pool.use(spec, "m", 0, 0.0) as engine:
+        async with pool.use(spec, LoadedModel("m"), 0, 0.0) as engine:
             pid = engine.pid
         await pool.close()
         assert not pool.list() and not _alive(pid)
@@ -238,7 +238,7 @@ def test_who_leaves_while_a_model_loads_takes_it_from_nobody(
         begun = asyncio.Event()
 
         async def ask(keep_alive: float) -> int:
-            async with pool.use(spec, "m", 0, keep_alive, begun.set) as engine:
+            async with pool.use(spec, LoadedModel("m"), 0, keep_alive, begun.set) as engine:
                 assert [row.spec for row in pool.list()] == [spec]
                 return engine.pid
 
@@ -264,7 +264,7 @@ def test_a_killed_engine_is_not_listed(loop: asyncio.AbstractEventLoop) -> None:
 
     async def scenario() -> None:
         pool = Pool()
-        async with pool.use(EngineSpec(str(smollm()), **SMALL), "m", 0, -1) as engine:
+        async with pool.use(EngineSpec(str(smollm()), **SMALL), LoadedModel("m"), 0, -1) as engine:
             (row,) = pool.list()
             assert row.expires > time.time() + 9e9
         row.keep_alive = 60
@@ -289,10 +289,10 @@ def test_requests_beyond_the_queue_are_refused_at_once(
         pool = Pool()
 
         async def ask(number: int) -> None:
-            async with pool.use(EngineSpec(str(smollm()), **SMALL), "m", 0, None):
+            async with pool.use(EngineSpec(str(smollm()), **SMALL), LoadedModel("m"), 0, None):
                 answered.append(number)
 
-        async with pool.use(EngineSpec(str(smollm()), **SMALL), "m", 0, None):
+        async with pool.use(EngineSpec(str(smollm()), **SMALL), LoadedModel("m"), 0, None):
             waiting = asyncio.ensure_future(ask(1))
             await asyncio.sleep(0)
             with pytest.raises(QueueFullError, match="server busy"):
@@ -311,7 +311,7 @@ def test_a_model_larger_than_the_memory_is_refused_at_once(
 
     async def scenario() -> None:
         pool = Pool()
-        async with pool.use(EngineSpec(str(smollm())), "huge", 1 << 50, None):
+        async with pool.use(EngineSpec(str(smollm())), LoadedModel("huge"), 1 << 50, None):
             raise AssertionError("it was loaded")
 
     with pytest.raises(EngineError, match=r"huge needs .* of memory and .* is available") as caught:

@@ -17,6 +17,7 @@ from mbuild.gguf.writer import write
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import has_engine
 from mbuild.runtime.runner import Runner
+from mbuild.runtime.spec import LoadedModel
 from mbuild.store import Store
 
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
@@ -48,7 +49,7 @@ async def _answer(runner: Runner, name: str) -> dict[str, Any]:
     """The engine's own answer by the files of a stored model."""
     model = runner.model(ModelName.parse(name))
     spec = model.spec({**OPTIONS, "draft_num_predict": 4})
-    async with runner.pool.use(spec, name, 0, 0.0) as engine:
+    async with runner.pool.use(spec, LoadedModel(name), 0, 0.0) as engine:
         answer = await engine.ask("/completion", ASKED)
         found: dict[str, Any] = await answer.json()
         assert answer.status == 200, found

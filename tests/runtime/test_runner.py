@@ -19,7 +19,7 @@ from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import has_engine
 from mbuild.runtime.runnable import Runnable
 from mbuild.runtime.runner import Runner
-from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.spec import EngineSpec, LoadedModel
 from mbuild.store import Store
 
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
@@ -204,7 +204,7 @@ def test_a_prompt_that_is_too_long_keeps_its_beginning_and_its_end(
         text = "alpha " + "word " * 300 + "omega"
         spec = model.spec(FEW | {"num_batch": 64, "num_thread": 1, "num_gpu": -1,
                                  "use_mmap": True, "draft_num_predict": 0})  # fmt: skip
-        async with runner.pool.use(spec, "chat", 0, 0.0) as engine:
+        async with runner.pool.use(spec, LoadedModel("chat"), 0, 0.0) as engine:
             asking = Asking(model, _ask(text, raw=True), engine, 128, {})
             kept = (await asking._fitting(None)).text
             assert kept.startswith("alpha word") and kept.endswith("word omega")

@@ -7,7 +7,7 @@ import pytest
 from mbuild.core.errors import UsageError
 from mbuild.language.parameters import PARAMETERS
 from mbuild.runtime.options import CONTEXT_VARIABLE, OPTIONS, context_of, sampling, settings
-from mbuild.runtime.pool import KEEP_ALIVE_VARIABLE, default_keep_alive, seconds_of
+from mbuild.runtime.pool import KEEP_ALIVE_VARIABLE, Pool, default_keep_alive, seconds_of
 
 
 def test_every_parameter_is_an_option() -> None:
@@ -104,3 +104,6 @@ def test_the_environment_says_how_long_models_stay(monkeypatch: pytest.MonkeyPat
     assert default_keep_alive() == 60
     monkeypatch.setenv(KEEP_ALIVE_VARIABLE, "24h")
     assert default_keep_alive() == 86400
+    monkeypatch.setenv(KEEP_ALIVE_VARIABLE, "abc")
+    with pytest.raises(UsageError, match="OLLAMA_KEEP_ALIVE='abc' is not a duration"):
+        Pool()  # when a server starts, and not with its first request

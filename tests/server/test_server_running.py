@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,9 @@ def test_wrong_requests_are_said(server: Server) -> None:
         ("/api/embed", 400, {"model": "chat", "input": [1]}, "invalid input type"),
         ("/api/embed", 400, {"model": "chat", "input": True}, "invalid input type"),
         ("/v1/embeddings", 400, {"model": "chat", "input": {"a": "b"}}, "input must be"),
+        ("/v1/embeddings", 400, {"model": "chat", "input": ["a", ""]}, "input 2 of 2 is empty"),
+        ("/api/generate", 400, {"model": "chat", "prompt": "x", "options": {"repeat_penalty": 0}},
+         "repeat_penalty"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": []}, "messages is required"),
         ("/v1/completions", 400, {"model": "chat", "prompt": 7}, "prompt must be"),
         ("/api/generate", 404, {"prompt": "x"}, "model '' not found"),
@@ -389,6 +393,9 @@ def test_embeddings_have_length_one(server: Server) -> None:
     assert alike(*short["embeddings"] * 2) == pytest.approx(1) and len(short["embeddings"][0]) == 8
     for nothing in ("", []):
         assert _post(server, "/api/embed", model="chat", input=nothing)["embeddings"] == []
+    for texts, said in (([""], "input 1 of 1 is empty"), (["a", ""], "input 2 of 2 is empty")):
+        refused = _post(server, "/api/embed", 400, model="chat", input=texts)
+        assert refused["error"] == said  # a vector for each text, or none for any
     old = _post(server, "/api/embeddings", model="chat", prompt="A cat sits.")["embedding"]
     assert alike(old, one) == pytest.approx(1, abs=1e-3)
     long = {"model": "chat", "input": "word " * 300, "options": {"num_ctx": 128}}
@@ -497,6 +504,30 @@ def test_eight_clients_and_two_models(server: Server) -> None:
     for thread in threads:
         thread.join()
     assert not wrong and len(_engines()) == 2
+
+
+def test_a_removed_model_is_not_loaded_any_more(server: Server) -> None:
+    """It would keep its memory, and nobody could name it; one that answers ends with that."""
+    _post(server, "/api/generate", model="chat", keep_alive=0)
+    server.http.post("/api/copy", json={"source": "chat", "destination": "gone"})
+    assert _post(server, "/api/generate", model="gone", keep_alive=-1)["done_reason"] == "load"
+    assert server.http.request("DELETE", "/api/delete", json={"model": "gone"}).status_code == 200
+    assert _engines() == [] and server.http.get("/api/ps").json() == {"models": []}
+    server.http.post("/api/copy", json={"source": "chat", "destination": "gone"})
+    body = {"model": "gone", "prompt": "Count to a million", "options": {"num_predict": 100}}
+    with server.http.stream("POST", "/api/generate", json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        (before,) = server.http.get("/api/ps").json()["models"]
+        server.http.request("DELETE", "/api/delete", json={"model": "gone"})
+        (row,) = server.http.get("/api/ps").json()["models"]
+        same = ("name", "digest", "details", "size")
+        assert {key: row[key] for key in same} == {key: before[key] for key in same}
+        *_, last = lines
+    assert json.loads(last)["done"]
+    while _engines():
+        time.sleep(0.05)
+    assert _post(server, "/api/generate", 404, model="gone", keep_alive=0)["error"]
 
 
 def test_the_model_of_a_removed_name_goes_on(server: Server, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_an_upstream_that_is_not_there(tmp_path: Path) -> None:
         assert answer.status_code == 502 and "127.0.0.1:9" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:x", "http://h:99999"])
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:x", "http://h:99999", "foo"])
 def test_urls_that_lead_nowhere(url: str) -> None:
     """They are refused when the server starts."""
     with pytest.raises(UsageError):
