@@ -26,7 +26,7 @@ from mbuild.core.events import (
     StepStarted,
     Warned,
 )
-from mbuild.core.names import DEFAULT_TAG, InvalidNameError
+from mbuild.core.names import DEFAULT_HOST, DEFAULT_TAG, InvalidNameError
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _fetch(
         return  # whoever resolves it says so
     if word == "FROM" and mode is not PullMode.ALWAYS and is_whole(local, store):
         named = store.manifests.read(local).id
-        if bare or fetching.pinned.get(str(local), named) == named:
+        if bare or _pinned(local, fetching, store) in (None, named):
             return
     model = yield from _looked_up(word, reference, local, fetching, store)
     if model is not None:
@@ -206,7 +206,7 @@ def _looked_up(
     from mbuild.store.records import MANIFEST, REMOTE_MODEL
 
     access, exact = fetching.access or Access(), reference
-    if (pinned := _pinned(local, fetching)) is not None:
+    if (pinned := _pinned(local, fetching, store)) is not None:
         exact = reference._replace(digest=pinned)
     access.check(exact.endpoint)
     data = _known_manifest(exact, local, fetching, store)
@@ -225,14 +225,27 @@ def _looked_up(
     weights = (layer.digest for layer in manifest.layers if layer.media_type == MODEL)
     aliases = {digest: alias for digest in weights if (alias := store.files.alias(digest))}
     remote = RemotePlace(str(reference), "", access, manifest=(local, Digest.of(data)))
-    if exact is not reference and store.manifests.read_bytes(store.manifests.resolve(local)):
+    if exact is not reference and _manifest_here(local, store) is not None:
         return StoredModel(local, Digest.of(data), manifest, aliases, remote)  # it keeps its name
     return StoredModel(local, Digest.of(data), manifest, aliases, remote, data)
 
 
-def _pinned(local: ModelName, fetching: Fetching) -> Digest | None:
-    """The manifest that a lock names for a model; none counts where all is asked for anew."""
-    return None if fetching.mode is PullMode.ALWAYS else fetching.pinned.get(str(local))
+def _pinned(local: ModelName, fetching: Fetching, store: Store) -> Digest | None:
+    """The manifest that a lock names for a model; none counts where all is asked for anew.
+
+    Without a host, or with Ollama's, a name is that of the store's own model, if it has one:
+    that it changed is drift, and nothing to be fetched.
+    """
+    if fetching.mode is PullMode.ALWAYS:
+        return None
+    if local.host == DEFAULT_HOST and _manifest_here(local, store) is not None:
+        return None
+    return fetching.pinned.get(str(local))
+
+
+def _manifest_here(local: ModelName, store: Store) -> bytes | None:
+    """The bytes of the manifest that a name has in the store."""
+    return store.manifests.read_bytes(store.manifests.resolve(local))
 
 
 def _known_manifest(
@@ -244,7 +257,7 @@ def _known_manifest(
     if reference.digest is None and fetching.mode is PullMode.ALWAYS:
         return None
     identity = reference.digest
-    data = store.manifests.read_bytes(store.manifests.resolve(local))
+    data = _manifest_here(local, store)
     if data is not None and identity in (None, Digest.of(data)):
         return data
     if identity is None:
@@ -294,7 +307,7 @@ def _pulled(
             f"{reference} is not here yet, so nobody can say what a build would do with it",
             hint=f"mbuild pull {reference}",
         )
-    pinned = _pinned(local, fetching)
+    pinned = _pinned(local, fetching, store)
     started, label, names = time.monotonic(), f"pull {reference}", ("model", str(reference))
     blobs: dict[Digest, tuple[int, int]] = {}
     yield StepStarted(0, label, 0, "pull", *names)
