@@ -364,7 +364,8 @@ def _stop_on_signals() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if _importing(frame) and hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, stop)
+            # The status is that of the signal that came, not of this one.
+            signal.signal(signal.SIGALRM, lambda _, where: stop(number, where))
             signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
             return
         _SIGNALS.append(number)

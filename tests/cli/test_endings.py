@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -238,3 +241,21 @@ def test_an_error_is_what_is_wrong_and_what_to_do(
     first, second = captured.err.splitlines()
     assert first.startswith("error: no ") and "\x1b" not in first
     assert second == "  hint: name one"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_of_an_import_keeps_its_status(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    """It stops the command right after the import, and is still that signal."""
+    (tmp_path / "slow.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.01)\ndone = True\n"
+    )
+    code = (
+        "import sys, time\nfrom mbuild.cli import main\nmain._stop_on_signals()\n"
+        "try:\n    import slow\n    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n    sys.exit(main._stopped() if slow.done else 1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60)
+    assert done.returncode == status

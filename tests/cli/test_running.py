@@ -211,7 +211,9 @@ def test_a_signal_that_ends_the_program_is_no_error(tmp_path: Path) -> None:
         time.sleep(seconds)
         process.terminate()
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 143 and said.decode().split() in ([], ["interrupted"]), said
+        # On a busy machine it may come before Python has begun with the command.
+        assert process.returncode in (143, -signal.SIGTERM), said
+        assert said.decode().split() in ([], ["interrupted"]), said
 
 
 def test_ctrl_c_in_a_single_answer_is_an_interruption(tmp_path: Path) -> None:
