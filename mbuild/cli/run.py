@@ -341,8 +341,8 @@ def stop_command(ctx: click.Context, *, name: ModelName, store: str | None) -> N
     if str(opened.manifests.resolve(name)) in [row["name"] for row in after]:
         click.echo(f"{name} ends with the answer that it is giving", err=True)
     else:
-        click.echo(f"stopped {name}" if len(after) < len(before) else f"{name} is not loaded",
-                   err=True)  # fmt: skip
+        ended = len(after) < len(before)
+        click.echo(f"stopped {name}" if ended else f"{name} is not loaded", err=True)
 
 
 class _Server:

@@ -531,7 +531,7 @@ def test_a_removed_model_is_not_loaded_any_more(server: Server) -> None:
 
 
 def test_the_model_of_a_removed_name_goes_on(server: Server, tmp_path: Path) -> None:
-    """An engine's weights stay readable while it runs, though the name and the blob are gone."""
+    """Under another name: what they share is still there when one of them is removed."""
     server.http.post("/api/copy", json={"source": "chat", "destination": "gone"})
     asked = {"model": "gone", "prompt": "x", "options": {"num_predict": 1}}
     assert _post(server, "/api/generate", **asked)["done"]
