@@ -318,12 +318,22 @@ def test_a_registry_over_http_that_only_the_proxy_knows(
         ("[2001:db8::1]:5000", "http://[2001:db8::1]:5000/", False),
         ("[2001:db8::1]:5000", "http://[2001:db8::1]:5001/", True),
         ("2001:db8::1", "http://[2001:db8::1]:5001/", False),
+        ("x.invalid, 192.0.2.7/24", "http://192.0.2.1:5000/", False),
+        ("192.0.3.0/24", "http://192.0.2.1/", True),
+        ("192.0.2.0/99,a/b", "http://192.0.2.1/", True),
+        ("192.0.2.0/24", f"http://{HOST}/", True),
+        ("2001:db8::/32", "http://[2001:db8::1]/", False),
+        (f"x.invalid, *.{HOST.partition('.')[2]}", f"http://{HOST}/", False),
+        ("*.INVALID:5000", f"http://{HOST}:5000/", False),
+        ("*.invalid:5000", f"http://{HOST}:5001/", True),
+        (f"*.{HOST}", f"http://{HOST}/", True),
+        ("x.invalid,*", f"http://{HOST}/", False),
     ],
 )
-def test_hosts_that_are_left_out_may_have_a_port(
+def test_no_proxy_names_hosts_ports_and_networks(
     monkeypatch: pytest.MonkeyPatch, written: str, url: str, proxied: bool
 ) -> None:
-    """Then only that one of theirs is left out."""
+    """What it names is asked without the proxy, and nothing else."""
     with forwarding_proxy() as (proxy, place):
         proxy.status = 407
         monkeypatch.setenv("HTTP_PROXY", f"http://{place}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import urllib.request
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from mbuild.core.errors import UnreachableError
@@ -107,7 +108,27 @@ def _is_left_out(host: str, port: int) -> bool:
     """Whether ``NO_PROXY`` names a host, alone or with its port, as Go and curl read it."""
     written = [host, f"[{host}]"] if ":" in host else [host]
     names = [*written, *(f"{name}:{port}" for name in written)]
-    return any(urllib.request.proxy_bypass(name) for name in names)
+    if any(urllib.request.proxy_bypass(name) for name in names):
+        return True
+    entries = urllib.request.getproxies().get("no", "").split(",")
+    return any(_names(entry.strip(), host, names) for entry in entries)
+
+
+def _names(entry: str, host: str, names: Sequence[str]) -> bool:
+    """Whether an entry of ``NO_PROXY`` that Python's library does not know names a host.
+
+    These are ``*`` among others, ``*.internal`` and networks, as ``10.0.0.0/8``, which names the
+    hosts that are written as addresses of it.
+    """
+    if entry == "*" or entry.startswith("*."):
+        return any(name.lower().endswith(entry[1:].lower()) for name in names)
+    if "/" not in entry or not is_address(host):
+        return False
+    try:
+        network = ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
+    return ipaddress.ip_address(host.partition("%")[0]) in network
 
 
 def _source(scheme: str, value: str) -> str:
