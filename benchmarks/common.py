@@ -28,6 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from llama_library import PACKAGE
 
+# What is compared are installed programs, and pip compiles what it installs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 MBUILD = (sys.executable, "-m", "mbuild")
