@@ -18,7 +18,7 @@ from mbuild import __version__
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import QuickCommand, said_at_once
 from mbuild.convert.conversion import CONVERSION
-from mbuild.core.errors import CancelledError, MbuildError, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, Terminated, UsageError
 from mbuild.quant.choose.options import OPTIONS
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -369,7 +369,7 @@ def _stop_on_signals() -> None:
             signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
             return
         _SIGNALS.append(number)
-        raise KeyboardInterrupt
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one to be ignored

@@ -16,7 +16,13 @@ from mbuild.cli.answers import Answers
 from mbuild.cli.common import NameType, format_option, harmless, open_store, store_option
 from mbuild.cli.running import engine_of
 from mbuild.cli.typed import FILE, kept_lines, typed_text
-from mbuild.core.errors import MbuildError, NameNotFoundError, ServingError, UsageError
+from mbuild.core.errors import (
+    MbuildError,
+    NameNotFoundError,
+    ServingError,
+    Terminated,
+    UsageError,
+)
 from mbuild.core.names import DEFAULT_HOST, InvalidNameError
 from mbuild.core.patterns import regex
 from mbuild.core.system import unreadable
@@ -269,6 +275,8 @@ def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], answers: Answer
                 del turns[before:]
                 hint = f" ({error.hint})" if error.hint else ""
                 click.echo(f"error: {harmless(error.message)}{hint}", err=True)
+            except Terminated:
+                raise
             except KeyboardInterrupt:
                 turns.append(ChatTurn("assistant", ""))
 

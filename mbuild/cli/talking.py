@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mbuild.core.errors import MbuildError
+from mbuild.core.errors import MbuildError, Terminated
 from mbuild.runtime.asked import Ask, EndReason, Finished, Piece
 from mbuild.runtime.failure import NoEngineError
 
@@ -177,6 +177,8 @@ class AtServer:
 
         try:
             self._lines(path, body, take)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             return None
         return finished[-1] if finished else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mbuild.core.errors import Terminated
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -57,6 +59,8 @@ def typed_text() -> str | None:
     except EOFError:
         click.echo()
         return None
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         click.echo("\n/bye ends")
         return ""

@@ -154,3 +154,7 @@ class UnreachableError(RegistryError):
 
 class CancelledError(MbuildError):
     """The build was stopped on purpose (Ctrl-C, a client that went away)."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: it stops what Ctrl-C stops, and the program, which a conversation is not."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -330,6 +331,24 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(store: Path, tmp_path: Path) ->
     terminal.until(">>> ")
     terminal.type("\x04")
     assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_sigterm_ends_the_talk(tmp_path: Path, served: bool) -> None:
+    """At the prompt and within an answer, which Ctrl-C alone would only stop."""
+    root = build_models(tmp_path, {"chat": CHAT.replace("num_predict 8", "num_predict 4000")}).root
+    with serving(root, "--port", "0") if served else nullcontext():
+        for answers in (False, True):
+            terminal = _Terminal(root)
+            terminal.until(">>> ")
+            if answers:
+                terminal.type("Count from one to a million.\n")
+                terminal.until("\r\n")
+            # Python's readline hears no signal between its prompt and its wait for a key.
+            time.sleep(1)
+            os.kill(terminal.pid, signal.SIGTERM)
+            terminal.until("interrupted")
+            assert terminal.end() == 143
 
 
 def test_the_page_s_commands_run(tmp_path: Path) -> None:
