@@ -70,6 +70,8 @@ def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
     threads = spec.num_thread or _cores()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    if not spec.use_mmap:
+        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     adapters = []
     for path in spec.adapters:
         adapter = xllamacpp.CommonAdapterLoraInfo()

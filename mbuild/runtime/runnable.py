@@ -167,7 +167,7 @@ class Runnable:
             draft=draft,
             num_ctx=num_ctx,
             num_batch=max(min(batch, num_ctx), _MIN_BATCH),
-            num_thread=min(max(int(options["num_thread"]), 0), cores()),
+            num_thread=_threads(int(options["num_thread"])),
             num_gpu=int(options["num_gpu"]),
             draft_tokens=max(int(options["draft_num_predict"]), 0) if draft else 0,
             use_mmap=bool(options["use_mmap"]),
@@ -177,6 +177,11 @@ class Runnable:
             splits=self.facts.splits,
             shift=shift and self.facts.architecture not in _UNSHIFTED,
         )
+
+
+def _threads(asked: int) -> int:
+    """Threads of an engine, at most as many as may compute at once; 0: as many as those."""
+    return max(asked, 0) if asked <= 1 else min(asked, cores())  # reading limits takes a while
 
 
 def doubt_of(contents: Contents) -> str:

@@ -65,6 +65,21 @@ def test_text_becomes_tokens_and_text_again(
     assert loop.run_until_complete(text_of(engine, tokens)) == "<|im_start|>hi"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+@pytest.mark.parametrize("mapped", [True, False])
+def test_weights_are_mapped_or_read(loop: asyncio.AbstractEventLoop, mapped: bool) -> None:
+    """As the option use_mmap says; what is read is memory of the engine's own."""
+    spec = EngineSpec(str(smollm()), **SMALL, use_mmap=mapped)
+    engine = loop.run_until_complete(start(spec))
+    try:
+        table = Path(f"/proc/{engine.pid}/maps").read_text()
+        assert (str(smollm().resolve()) in table) == mapped
+        tokens = loop.run_until_complete(tokens_of(engine, "hi", add_special=False))
+        assert loop.run_until_complete(text_of(engine, tokens)) == "hi"
+    finally:
+        loop.run_until_complete(engine.stop())
+
+
 def test_an_engine_opens_no_port_and_wants_its_key(
     loop: asyncio.AbstractEventLoop, engine: LlamaEngine
 ) -> None:
