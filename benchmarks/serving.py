@@ -32,8 +32,11 @@ import urllib3
 from common import MBUILD, arguments, machine, mib, seconds, table, work_folder
 from smollm import CHATML, build_models, smollm
 
+from mbuild.core.names import ModelName
 from mbuild.runtime.process import LlamaEngine, start
 from mbuild.runtime.spec import EngineSpec
+from mbuild.store import Store
+from mbuild.store.media import MODEL
 
 CLIENTS = 8
 CONTEXT = 1024
@@ -266,12 +269,12 @@ def used(pid: int) -> float:
 
 
 @contextmanager
-def plain_server(program: str) -> Iterator[tuple[str, int]]:
-    """``llama-server`` with the same file and as many threads: its address and process."""
+def plain_server(program: str, weights: Path) -> Iterator[tuple[str, int]]:
+    """``llama-server`` with a model's file and as many threads: its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [program, "--model", str(smollm()), "--port", str(port), "--threads", "1"]
+    command = [program, "--model", str(weights), "--port", str(port), "--threads", "1"]
     command += ["--ctx-size", str(CONTEXT), "--parallel", "1", "--no-webui", "--offline"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     http, url = urllib3.PoolManager(retries=False), f"http://127.0.0.1:{port}"
@@ -286,6 +289,14 @@ def plain_server(program: str) -> Iterator[tuple[str, int]]:
     finally:
         process.terminate()
         process.wait()
+
+
+def weights_of(store: Path, name: str) -> Path:
+    """The file that mbuild's engine opens: its bytes lie in memory as they do for that one."""
+    opened = Store(store)
+    manifest = opened.manifests.read(ModelName.parse(name)).manifest
+    (layer,) = (layer for layer in manifest.layers if layer.media_type == MODEL)
+    return opened.blobs.path(layer.digest)
 
 
 def spent(url: str, pid: int, path: str, body: dict[str, Any]) -> float:
@@ -319,7 +330,7 @@ def tokens(store: Path, program: str, repeats: int) -> list[list[str]]:
         if program:
             over = stack.enter_context(server(store, "--llama-server", program))
             servers["mbuild serve over llama-server"] = partial(through_mbuild, *over)
-            plain = stack.enter_context(plain_server(program))
+            plain = stack.enter_context(plain_server(program, weights_of(store, "a")))
             servers["plain llama-server"] = partial(by_llama_server, *plain)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
         for number in range(repeats + 1):
