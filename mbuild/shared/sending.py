@@ -54,6 +54,7 @@ class Sender:
         self._bad: set[Digest] = set()
         self._places: dict[str, RangePlace] = {}
         self._pieces: dict[str, RangePlace] = {}
+        self._recording = threading.Lock()  # held until what was taken out of them is written
         self._cancel = Cancel("the build has ended")
         self._finished = 0
         self._moving: dict[Digest, int] = {}
@@ -158,21 +159,21 @@ class Sender:
             self._pieces[key] = place
             if len(self._pieces) < _RECORDS_AT_ONCE and self._queues.waiting > _QUEUES:
                 return
-            pieces, self._pieces = self._pieces, {}
-        self._write_places(pieces)
+        self._record_pieces()
+
+    def _record_pieces(self) -> None:
+        """Write the records of all pieces that have arrived, those that others are at included."""
+        with self._recording:
+            with self._lock:
+                pieces, self._pieces = self._pieces, {}
+            self._write_places(pieces)
 
     def _flush(self) -> None:
         """Send what waits for company, once all that it is about has arrived."""
         with self._lock:
             places, self._places = self._places, {}
         self._send_places(places)
-
-        def last() -> None:
-            with self._lock:
-                pieces, self._pieces = self._pieces, {}
-            self._write_places(pieces)
-
-        self._queues.after_all(last)
+        self._queues.after_all(self._record_pieces)
 
     def _send_places(self, places: Mapping[str, RangePlace]) -> None:
         by_blob: dict[Digest, dict[str, RangePlace]] = {}

@@ -18,7 +18,7 @@ class Queues:
         self._queues = [Background(f"{name}-{number}") for number in range(count)]
         self._lock = threading.Lock()
         self._running: set[int] = set()
-        self._after: list[tuple[set[int], Task]] = []
+        self._after: list[tuple[set[int], int, Task]] = []  # for what each waits, and its number
         self._next = 0
         self._error: BaseException | None = None
 
@@ -26,7 +26,7 @@ class Queues:
     def waiting(self) -> int:
         """How many tasks are not done."""
         with self._lock:
-            return len(self._running) + len(self._after)
+            return len(self._running)
 
     def put(self, task: Task) -> None:
         """Add a task, to the lane that has the fewest."""
@@ -35,13 +35,13 @@ class Queues:
         self._start(number, task)
 
     def after_all(self, task: Task) -> None:
-        """Run a task once everything is done that was put before it."""
+        """Run a task once everything is done that was put before it, by this method too."""
         with self._lock:
             before = set(self._running)
-            if before:
-                self._after.append((before, task))
-                return
             number = self._numbered()
+            if before:
+                self._after.append((before, number, task))
+                return
         self._start(number, task)
 
     def check(self) -> None:
@@ -75,9 +75,9 @@ class Queues:
 
     def _ended(self, number: int) -> None:
         with self._lock:
-            for before, _ in self._after:
+            for before, _, _ in self._after:
                 before.discard(number)
-            ready = [(self._numbered(), task) for before, task in self._after if not before]
+            ready = [(own, task) for before, own, task in self._after if not before]
             self._after = [row for row in self._after if row[0]]
             self._running.discard(number)
         for following, task in ready:

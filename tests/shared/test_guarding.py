@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fakes_shared import MemoryStorage
@@ -20,10 +24,13 @@ from mbuild.shared.files import SharedFiles
 from mbuild.shared.guard import Guard
 from mbuild.shared.leases import Leases
 from mbuild.shared.locations import CacheOptions, Location
-from mbuild.shared.naming import lease_name
+from mbuild.shared.naming import RECORD, blob_name, lease_name, record_name
 from mbuild.shared.sending import Sender
 from mbuild.store import Store
-from mbuild.store.records import ALIAS
+from mbuild.store.records import ALIAS, PLACE
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 KEY = "12" * 32
 
@@ -106,6 +113,59 @@ def test_a_blob_that_is_gone_takes_its_record_with_it(tmp_path: Path) -> None:
         pass
     sender.close()
     assert storage.held == {}
+
+
+class _Gated(MemoryStorage):
+    """The first records, and one blob, arrive when they are let through."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__()
+        self.slow = slow
+        self.records, self.blob = threading.Event(), threading.Event()
+        self.begun = threading.Event()
+
+    def write_many(
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
+        """Write, some of it late."""
+        if any(name.startswith(RECORD) for name in objects) and not self.begun.is_set():
+            self.begun.set()
+            assert self.records.wait(10)
+        if self.slow in objects:
+            assert self.blob.wait(10)
+        super().write_many(objects, blobs)
+
+
+def test_who_waits_for_a_piece_waits_for_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a later piece has taken it along: before that another job would make it again."""
+    first, slow, later = (Digest.of(data, BLAKE3) for data in (b"1", b"2", b"3"))
+    storage, found = _Gated(blob_name(slow)), list[bool]()
+    sender = Sender(Guard(storage, lambda text: None), MemoryBlobs(tmp_path), UNSIGNED)
+    key = "1" * 64
+    with monkeypatch.context() as patch:
+        patch.setattr("mbuild.shared.sending._QUEUES", 0)
+        sender.put_piece(key, b"1", first)  # its record waits for company
+        _until_sent(sender)
+    sender.put_piece("2" * 64, b"2", slow)
+    sender.after_all(lambda: found.append(record_name(PLACE, key) in storage.held))
+    sender.put_piece("3" * 64, b"3", later)
+    assert storage.begun.wait(10)  # both records are on their way
+    storage.blob.set()
+    time.sleep(0.2)
+    assert found == []
+    storage.records.set()
+    _until_sent(sender)
+    sender.close()
+    assert found == [True]
+
+
+def _until_sent(sender: Sender) -> None:
+    end = time.monotonic() + 10
+    while sender.waiting:
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ def test_what_follows_all_waits_for_what_was_put_before() -> None:
     queues, order, gate = Queues("test", 3), list[str](), threading.Semaphore(0)
     for number in range(3):
         queues.put(lambda number=number: (gate.acquire(timeout=10), order.append(f"{number}")))
-    queues.after_all(lambda: order.append("first"))
+    queues.after_all(lambda: (time.sleep(0.1), order.append("first")))
     queues.after_all(lambda: order.append("second"))
     assert queues.waiting == 5 and order == []
     for _ in range(3):
         gate.release()
     _until_empty(queues)
     assert sorted(order[:3]) == ["0", "1", "2"]
-    assert sorted(order[3:]) == ["first", "second"]
+    assert order[3:] == ["first", "second"]
     queues.after_all(lambda: order.append("at once"))
     _until_empty(queues)
     assert order[-1] == "at once"
