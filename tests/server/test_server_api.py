@@ -471,6 +471,8 @@ def test_the_documents_need_nothing_from_elsewhere(server: Server) -> None:
 
 def test_every_file_of_the_store_is_known(server: Server) -> None:
     """Whatever was asked, nothing but blobs, manifests and mbuild's own folder is there."""
+    answer = server.create(model="known", files={"m.gguf": server.upload(GGUF)})
+    assert lines_of(answer)[-1] == {"status": "success"}
     outside = {
         path for path in files_below(server.root) if path.split("/")[0] not in
         ("blobs", "manifests", ".mbuild")
