@@ -157,4 +157,4 @@ class CancelledError(MbuildError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: it stops what Ctrl-C stops, and the program, which a conversation is not."""
+    """SIGTERM came: it ends the program, also where Ctrl-C stops an answer and no more."""

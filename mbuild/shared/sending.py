@@ -162,7 +162,7 @@ class Sender:
         self._record_pieces()
 
     def _record_pieces(self) -> None:
-        """Write the records of all pieces that have arrived, those that others are at included."""
+        """Write the records of all pieces that have arrived; wait for those that others write."""
         with self._recording:
             with self._lock:
                 pieces, self._pieces = self._pieces, {}

@@ -18,7 +18,7 @@ class Queues:
         self._queues = [Background(f"{name}-{number}") for number in range(count)]
         self._lock = threading.Lock()
         self._running: set[int] = set()
-        self._after: list[tuple[set[int], int, Task]] = []  # for what each waits, and its number
+        self._after: list[tuple[set[int], int, Task]] = []  # what each waits for, its number
         self._next = 0
         self._error: BaseException | None = None
 
@@ -35,7 +35,7 @@ class Queues:
         self._start(number, task)
 
     def after_all(self, task: Task) -> None:
-        """Run a task once everything is done that was put before it, by this method too."""
+        """Run a task once all that either method was given before it is done."""
         with self._lock:
             before = set(self._running)
             number = self._numbered()
