@@ -62,7 +62,11 @@ Examples:
 @click.option(
     "--keepalive", metavar="TIME", help="How long mbuild serve keeps the model loaded (5m, -1s)."
 )
-@click.option("--llama-server", metavar="PATH", help="Use this llama-server as the engine.")
+@click.option(
+    "--llama-server",
+    metavar="PATH",
+    help="Use this llama-server as the engine  [default: $MBUILD_LLAMA_SERVER, else the extra's]",
+)
 @click.pass_context
 def run_command(
     ctx: click.Context,

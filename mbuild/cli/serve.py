@@ -40,7 +40,8 @@ Examples:
 @click.option(
     "--llama-server",
     metavar="PATH",
-    help="Run models by this llama-server, for example one for a GPU.",
+    help="Run models by this llama-server, for example one for a GPU"
+    "  [default: $MBUILD_LLAMA_SERVER, else the extra's engine]",
 )
 @click.option("--no-run", is_flag=True, help="Build models only; do not run them.")
 @click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from mbuild.core.errors import UsageError
 from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
 from mbuild.runtime.calls import CallSplitter, names_of
 from mbuild.runtime.events import finished_of, logprobs_of, native_piece, refused, split_event
-from mbuild.runtime.failure import TOO_LONG, EngineDiedError, EngineError, TooLongError
+from mbuild.runtime.failure import EXTRA, TOO_LONG, EngineDiedError, EngineError, TooLongError
 from mbuild.runtime.options import sampling, settings
+from mbuild.runtime.process import LLAMA_SERVER_VARIABLE
 from mbuild.runtime.prompt import (
     IMAGE_TOKENS,
     PromptMaker,
@@ -21,6 +22,7 @@ from mbuild.runtime.prompt import (
     tool_list,
     without,
 )
+from mbuild.runtime.schema import AnswerCheck
 from mbuild.runtime.thinking import ThinkingSplitter
 from mbuild.runtime.tokenizing import text_of, tokens_of
 
@@ -215,7 +217,8 @@ class Asking:
     async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """The engine's events; raises what it says is wrong."""
         ignored = self._engine.ignored_schemas
-        shaped = "json_schema" in body or "response_format" in body
+        schema = _schema_in(body)
+        check = AnswerCheck(schema) if schema is not None and self._engine.program else None
         first = True
         answer = await self._engine.ask(path, body)
         if answer.status != 200:
@@ -224,13 +227,20 @@ class Asking:
             async for event in answer.events():
                 if "error" in event:
                     raise refused(500, event)
-                # The schema is compiled before the first word; what the engine cannot follow to
-                # the end it gives up later. It says either only in its log.
-                if shaped and (first or "timings" in event):
+                # The package's engine compiles the schema before the first word; what it cannot
+                # follow to the end it gives up later. It says either only in its log.
+                if schema is not None and check is None and (first or "timings" in event):
                     await self._engine.log_read()
                 first = False
                 if self._engine.ignored_schemas > ignored:
                     raise UsageError("invalid format: the engine cannot follow this schema")
+                if check is not None and (problem := check.read(event)):
+                    raise EngineError(
+                        f"the answer does not follow the schema in format: {problem}",
+                        hint="this llama-server passes over a part of it; without --llama-server"
+                        f" and {LLAMA_SERVER_VARIABLE} the engine of {EXTRA} runs, which follows"
+                        " a schema or refuses it",
+                    )
                 yield event
         except (OSError, EOFError):
             error = await self._engine.died()
@@ -239,3 +249,9 @@ class Asking:
             ) from None
         finally:
             answer.close()
+
+
+def _schema_in(body: Mapping[str, Any]) -> Any:
+    """The schema that an answer to this must follow; None for any text."""
+    form = body.get("response_format") or {}
+    return body.get("json_schema", form.get("json_schema", {}).get("schema"))

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -42,11 +43,25 @@ def main() -> None:
         engine = _start_library(job, spec)
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
+    if isinstance(engine, subprocess.Popen):
+        threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
     while sys.stdin.readline():
         pass
     if isinstance(engine, subprocess.Popen):
         engine.kill()
     os._exit(0)
+
+
+def _end_with(program: subprocess.Popen[bytes]) -> None:
+    """End when the program does, so that who asked for it starts another."""
+    code = program.wait()
+    if code < 0:
+        how = f"was ended by {signal.Signals(-code).name}"
+    else:
+        how = f"ended with status {code}"
+    sys.stderr.write(f"the llama-server {how}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:

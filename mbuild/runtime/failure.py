@@ -12,7 +12,10 @@ class NoEngineError(MbuildError):
     """Nothing here can run models."""
 
     def __init__(self) -> None:
-        super().__init__("nothing here can run models", hint=f"install the engine: {EXTRA}")
+        super().__init__(
+            "nothing here can run models",
+            hint=f"install the engine: {EXTRA}; or llama.cpp's llama-server",
+        )
 
 
 class EngineError(MbuildError):

@@ -33,8 +33,19 @@ _LOG_SECONDS = 2.0
 _TURN = {"role": "user", "content": ""}
 _KEPT_LINES = 60
 _KEPT_BYTES = 1 << 20
-_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
-"""Of this process's environment the engine gets these and OMP_*: it needs no secrets."""
+LLAMA_SERVER_VARIABLE = "MBUILD_LLAMA_SERVER"
+"""The environment variable for the ``llama-server`` that runs models; ``--llama-server`` goes
+before it."""
+
+_PASSED_ON = (
+    "PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
+    "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "VK_DRIVER_FILES", "VK_ICD_FILENAMES",
+)  # fmt: skip
+_FAMILIES = ("OMP_", "GGML_", "HSA_")
+"""Of this process's environment the engine gets these and what begins like these, by which
+computing threads and devices are chosen: it needs no secrets."""
 _NO_SCHEMA = "llg error"
 """What xllamacpp's engine writes of a schema that it then ignores."""
 _NO_ERROR = regex(r"[\d.]+ [DIW] ")
@@ -53,6 +64,8 @@ class LlamaEngine:
     def __init__(self, spec: EngineSpec, folder: OwnFolder, key: str, marker: str) -> None:
         self.spec = spec
         self.marker = marker
+        self.program = ""
+        """The path of the ``llama-server`` that runs, "" for the package's engine."""
         self._folder = folder
         self._key = key
         self._client: Client | None = None
@@ -80,6 +93,7 @@ class LlamaEngine:
 
         ``meanwhile`` is called once the process has all that it needs to load the model.
         """
+        self.program = server
         environment = {**environment_of_engine(), MEDIA_MARKER: self.marker}
         arguments = (sys.executable, "-m", "mbuild.runtime.child")
         self._process = await asyncio.create_subprocess_exec(
@@ -242,7 +256,7 @@ def environment_of_engine() -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name in _PASSED_ON or name.startswith("OMP_")
+        if name in _PASSED_ON or name.startswith(_FAMILIES)
     }
     return {
         **environment,

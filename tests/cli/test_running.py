@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from gguf_files import gguf_bytes, tiny_model
 from live_server import LiveServer, serving
+from llama_program import write_llama_server
 from smollm import CHATML, build_models, smollm
 
 from mbuild.cli.running import engine_of
@@ -257,12 +259,49 @@ def test_only_a_server_that_lives_is_found(tmp_path: Path) -> None:
     assert served_at(tmp_path) == ("", False)
 
 
-def test_engines_are_chosen(tmp_path: Path) -> None:
-    """The installed package, a program of the user's, or none."""
+def test_engines_are_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the option says, else the variable, else the installed package, else the path."""
+    monkeypatch.delenv("MBUILD_LLAMA_SERVER", raising=False)
+    program = write_llama_server(tmp_path, "other-name")
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert engine_of(None) == "" and engine_of(None, off=True) is None
-    assert engine_of("sh") and os.path.isabs(str(engine_of("sh")))
-    with pytest.raises(UsageError, match="is not a program"):
+    assert engine_of("~/other-name") == str(program)
+    with pytest.raises(UsageError, match=f"--llama-server {tmp_path} is not a program"):
         engine_of(str(tmp_path))
+    monkeypatch.setenv("MBUILD_LLAMA_SERVER", str(program))
+    assert engine_of(None) == str(program) and engine_of(None, off=True) is None
+    assert engine_of("sh") and os.path.isabs(str(engine_of("sh")))
+    monkeypatch.setenv("MBUILD_LLAMA_SERVER", "no-such-program")
+    with pytest.raises(UsageError, match="MBUILD_LLAMA_SERVER=no-such-program is not a program"):
+        engine_of(None)
+    monkeypatch.setenv("MBUILD_LLAMA_SERVER", " ")
+    assert engine_of(None) == ""
+    monkeypatch.setattr("mbuild.runtime.process.has_engine", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert engine_of(None) is None
+    write_llama_server(tmp_path)
+    assert engine_of(None) == str(tmp_path / "llama-server")
+
+
+def test_a_llama_server_of_the_environment_answers(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another program's process, which is gone with the command."""
+    program = write_llama_server(tmp_path)
+    monkeypatch.setenv("MBUILD_LLAMA_SERVER", str(program))
+    done = _run(store, "run", "chat", "What is the capital of France?")
+    assert done.stdout.strip() and not done.stderr
+    options, _ = ast.literal_eval((tmp_path / "llama-server.told").read_text())
+    assert options["ctx_size"] == 512
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _names(p, program)]
+
+
+def _names(command: Path, program: Path) -> bool:
+    """Whether a process's command line has a program in it."""
+    try:
+        return str(program).encode() in command.read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 class _Terminal:
