@@ -2,11 +2,12 @@
 
     python benchmarks/gates.py --tools FOLDER [--work FOLDER] [--chunks N]
 
-FOLDER has ``llama-imatrix`` and ``llama-perplexity``, built from the source archive of
-llama-cpp-python (PyPI), which has llama.cpp in ``vendor/``; ``llama-server`` is for ``serving.py``:
+FOLDER has ``llama-imatrix`` and ``llama-perplexity``, built from the source archive of xllamacpp
+(PyPI), which has in ``thirdparty/`` the llama.cpp that its wheel was built from; ``llama-server``
+is for ``serving.py``:
 
-    pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
-    cmake -S vendor/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF \\
+    pip download --no-deps --no-binary xllamacpp xllamacpp==2026.10.11549
+    cmake -S thirdparty/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF \\
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF
     cmake --build build --target llama-imatrix llama-perplexity llama-server
 

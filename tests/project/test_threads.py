@@ -13,7 +13,7 @@ OTHERS = {
     "build/steps/quantize.py": "a compilation, which nothing can stop and nobody waits for",
     "cli/live.py": "the clock of the rows on a terminal",
     "cli/meter.py": "the clock of a line that says what is waited for",
-    "runtime/child.py": "the wait for the end of a llama-server, beside that for the end of who asked",
+    "runtime/child.py": "the wait for a llama-server to end, beside that for who asked",
     "server/jobs.py": "a build of the server, which outlives the request that began it",
 }
 """The modules outside of ``work/`` that start threads, and what for."""
