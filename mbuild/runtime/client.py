@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _READ = 64 << 10  # bytes that come ahead of who takes them
-_decoded = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 _CHUNKED = -1
 _TO_THE_END = -2
 
@@ -50,15 +50,23 @@ class EngineAnswer:
                     if name == b"data":
                         if text.strip() == b"[DONE]":
                             return
-                        yield _decoded(text.decode())
+                        yield _value(text)
                     elif name == b"error":
-                        yield {"error": _decoded(text.decode())}
+                        yield {"error": _value(text)}
         finally:
             self.close()
 
     def close(self) -> None:
         """End the exchange; an engine that is still answering stops within a token."""
         self._exchange.close()
+
+
+def _value(text: bytes) -> Any:
+    """A line's JSON; raises :class:`ValueError` for anything else."""
+    value, end = _decode(line := text.decode().strip())
+    if end != len(line):
+        raise ValueError("more than one value in a line")
+    return value
 
 
 class Exchange(asyncio.Protocol):
@@ -136,27 +144,34 @@ class Exchange(asyncio.Protocol):
     async def piece(self) -> bytes:
         """The next piece of the body, nothing at its end; raises :class:`EOFError` when it
         breaks off."""
-        if self._left == _CHUNKED:
-            return await self._chunk()
-        while self._left and not self._came:
-            if self._ended and self._left == _TO_THE_END:
-                return b""
+        while (data := self._taken()) is None:
             await self._more()
+        return data
+
+    def _taken(self) -> bytes | None:
+        """The next piece out of what came, nothing at the end; None until more has come."""
+        if self._left == _CHUNKED:
+            return self._taken_chunk()
+        if self._left and not self._came:
+            return b"" if self._ended and self._left == _TO_THE_END else None
         most = len(self._came) if self._left == _TO_THE_END else self._left
         data, self._came = self._came[:most], self._came[most:]
         if self._left != _TO_THE_END:
             self._left -= len(data)
         return data
 
-    async def _chunk(self) -> bytes:
-        line = await self._line()
+    def _taken_chunk(self) -> bytes | None:
+        head = self._came.find(b"\r\n")
+        if head < 0:
+            return None
         try:
-            size = int(line.partition(b";")[0], 16)
+            begin = head + 2
+            end = begin + int(self._came[:head].partition(b";")[0], 16)
         except ValueError:
             raise EOFError("the answer broke off") from None
-        while len(self._came) < size + 2:
-            await self._more()
-        data, self._came = self._came[:size], self._came[size + 2 :]
+        if len(self._came) < end + 2:
+            return None
+        data, self._came = self._came[begin:end], self._came[end + 2 :]
         return data
 
     def close(self) -> None:

@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match, Route, Router
 
 from mbuild.core.errors import MbuildError
 from mbuild.server import gate
@@ -44,7 +43,7 @@ def make_app(service: Service) -> ASGIApp:
     """The ASGI application of a service."""
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: object) -> AsyncIterator[None]:
         sweeper = asyncio.ensure_future(_sweep(service))
         try:
             yield
@@ -59,8 +58,9 @@ def make_app(service: Service) -> ASGIApp:
             with suppress(asyncio.CancelledError):
                 await sweeper
 
-    app = Starlette(routes=_routes(service), lifespan=lifespan)
-    app.router.redirect_slashes = False
+    # Starlette's application would put two layers around each message that is sent, for errors
+    # that every endpoint here answers itself.
+    app = Router(_routes(service), redirect_slashes=False, lifespan=lifespan)
     return RequestLog(Door(service, app), service.log)
 
 

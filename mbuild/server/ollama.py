@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from mbuild.core.errors import UsageError
@@ -100,7 +101,14 @@ def _images(texts: Any) -> tuple[bytes, ...]:
 
 def now() -> str:
     """The time as Go writes it: RFC 3339 in UTC."""
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    second, ns = divmod(time.time_ns(), 10**9)
+    return f"{_written(second)}.{ns:09}Z"
+
+
+@lru_cache(1)
+def _written(second: int) -> str:
+    """A second of the clock, which many tokens share."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 class OllamaLines:
