@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError
-from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
+from mbuild.runtime.asked import Ask, EndReason, Finished, Piece, Prompt
 from mbuild.runtime.calls import CallSplitter, names_of
 from mbuild.runtime.events import finished_of, logprobs_of, native_piece, refused, split_event
 from mbuild.runtime.failure import EXTRA, TOO_LONG, EngineDiedError, EngineError, TooLongError
@@ -92,7 +93,14 @@ class Asking:
         assert tags is not None
         thoughts, found, _ = written.partition(tags[1])
         whole = f"{text}{thoughts}{tags[1]}\n" if found else text
-        sent = self._sent | {"prompt": self._with_images(whole, prompt), "json_schema": schema}
+        async with aclosing(self._by_schema(prompt._replace(text=whole), schema)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _by_schema(self, prompt: Prompt, schema: Any) -> AsyncGenerator[Piece | Finished]:
+        """What follows a prompt, by a schema."""
+        text = self._with_images(prompt.text, prompt)
+        sent = self._sent | {"prompt": text, "json_schema": schema}
         async with aclosing(self._events("/completion", sent)) as events:
             async for event in events:
                 piece = Piece(event.get("content", ""), logprobs=logprobs_of(event))
@@ -117,8 +125,6 @@ class Asking:
         if "n_probs" in sent:
             sent |= {"logprobs": True, "top_logprobs": sent.pop("n_probs")}
         schema = sent.pop("json_schema", None)
-        if schema is not None:
-            sent["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
         if ask.tools:
             sent["tools"] = tool_list(ask.tools)
         if "thinking" in self._model.capabilities:
@@ -127,19 +133,84 @@ class Asking:
                 "enable_thinking": bool(think),
                 **({"reasoning_effort": level} if think else {}),
             }
-        turns, dropped = conversation(self._model, ask), 0
+        turns, dropped, begun = conversation(self._model, ask), 0, False
         while True:
-            sent["messages"] = native_messages(without(turns, dropped))
+            kept = without(turns, dropped)
+            sent["messages"] = native_messages(kept)
+            images = tuple(image for turn in kept for image in turn.images)
+            made = self._native_pieces(sent)
+            if schema is not None:
+                made = self._native_by_schema(sent, schema, images)
             try:
-                async with aclosing(self._native_pieces(sent)) as pieces:
+                async with aclosing(made) as pieces:
                     async for piece in pieces:
+                        begun = True
                         yield piece
                 return
             except TooLongError as error:
-                if not ask.truncate or dropped >= len(turns) - 1:
+                if begun or not ask.truncate or dropped >= len(turns) - 1:
                     raise
                 self.given_count = self.given_count or error.tokens
                 dropped += 1
+
+    async def _native_by_schema(
+        self, sent: dict[str, Any], schema: Any, images: tuple[bytes, ...]
+    ) -> AsyncGenerator[Piece | Finished]:
+        """First the thoughts, in the model's own form, then the answer by a prompt with them.
+
+        Where llama.cpp looks for thoughts and calls in an answer, it makes grammars of its own,
+        and leaves a part of the schema out of them. So it does with tools, for the model may call
+        one instead; then the answer is checked at its end.
+        """
+        if self._ask.tools:
+            form = {"type": "json_schema", "json_schema": {"schema": schema}}
+            async with aclosing(self._native_pieces({**sent, "response_format": form})) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        thoughts = ""
+        if (sent.get("chat_template_kwargs") or {}).get("enable_thinking"):
+            async with aclosing(self._native_pieces(sent)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Finished):
+                        if piece.reason is EndReason.LENGTH:
+                            yield piece
+                            return
+                        break
+                    thoughts += piece.thinking
+                    if piece.thinking:
+                        yield Piece(thinking=piece.thinking)
+                    if piece.content:
+                        break
+        prompt = Prompt(await self._up_to_answer(sent, thoughts), images)
+        async with aclosing(self._by_schema(prompt, schema)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _up_to_answer(self, sent: Mapping[str, Any], thoughts: str) -> str:
+        """The prompt in the model's own form, to where its answer begins: behind its thoughts.
+
+        The engine writes an answer that is a mark, and what stands before that is the prompt.
+        """
+        mark = f"[{secrets.token_hex(8)}]"
+        last = {"role": "assistant", "content": mark}
+        if thoughts:
+            last["reasoning_content"] = thoughts
+        body = {"messages": [*sent["messages"], last]}
+        if "chat_template_kwargs" in sent:
+            body["chat_template_kwargs"] = sent["chat_template_kwargs"]
+        answer = await self._engine.ask("/apply-template", body)
+        found = await answer.json()
+        if answer.status != 200:
+            raise refused(answer.status, found)
+        text, written, _ = str(found["prompt"]).partition(mark)
+        if not written:
+            raise EngineError(
+                "the template in the model's weights leaves out what the model answers, so that"
+                " there is no place for an answer by a schema",
+                hint="leave format out, or give the model a TEMPLATE",
+            )
+        return text.removeprefix(self._model.facts.first_token)
 
     async def _native_pieces(self, sent: dict[str, Any]) -> AsyncGenerator[Piece | Finished]:
         calls: dict[int, dict[str, str]] = {}
@@ -218,7 +289,8 @@ class Asking:
         """The engine's events; raises what it says is wrong."""
         ignored = self._engine.ignored_schemas
         schema = _schema_in(body)
-        check = AnswerCheck(schema) if schema is not None and self._engine.program else None
+        loose = self._engine.program or path != "/completion"
+        check = AnswerCheck(schema) if schema is not None and loose else None
         first = True
         answer = await self._engine.ask(path, body)
         if answer.status != 200:
@@ -235,12 +307,7 @@ class Asking:
                 if self._engine.ignored_schemas > ignored:
                     raise UsageError("invalid format: the engine cannot follow this schema")
                 if check is not None and (problem := check.read(event)):
-                    raise EngineError(
-                        f"the answer does not follow the schema in format: {problem}",
-                        hint="this llama-server passes over a part of it; without --llama-server"
-                        f" and {LLAMA_SERVER_VARIABLE} the engine of {EXTRA} runs, which follows"
-                        " a schema or refuses it",
-                    )
+                    raise self._not_followed(problem)
                 yield event
         except (OSError, EOFError):
             error = await self._engine.died()
@@ -249,6 +316,17 @@ class Asking:
             ) from None
         finally:
             answer.close()
+
+    def _not_followed(self, problem: str) -> EngineError:
+        """The error for an answer that breaks its schema."""
+        hint = "leave tools out: with them llama.cpp passes over a part of a schema"
+        if self._engine.program:
+            hint = (
+                "this llama-server passes over a part of it; without --llama-server and"
+                f" {LLAMA_SERVER_VARIABLE} the engine of {EXTRA} runs, which follows a schema or"
+                " refuses it"
+            )
+        return EngineError(f"the answer does not follow the schema in format: {problem}", hint=hint)
 
 
 def _schema_in(body: Mapping[str, Any]) -> Any:
