@@ -18,9 +18,10 @@ import xllamacpp
 parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=True)
 for name in ("model", "host", "chat-template", "pooling", "mmproj", "model-draft", "spec-type"):
     parser.add_argument("--" + name)
-for name in ("ctx-size", "parallel", "batch-size", "ubatch-size", "threads", "n-gpu-layers"):
+for name in ("ctx-size", "parallel", "batch-size", "ubatch-size", "threads", "n-gpu-layers",
+             "main-gpu"):
     parser.add_argument("--" + name, type=int)
-for name in ("no-warmup", "no-webui", "no-slots", "offline", "embeddings", "no-mmap",
+for name in ("no-warmup", "no-webui", "no-slots", "offline", "embeddings",
              "context-shift", "jinja", "no-jinja"):
     parser.add_argument("--" + name, action="store_true")
 parser.add_argument("--lora", action="append", default=[])

@@ -149,8 +149,9 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     if served.runs and not options["llama_server"]:
         return AtServer(served.url, name, keep)
     if keep is not None:
+        without = "with --llama-server" if served.runs else "without it"
         click.echo(
-            "note: --keepalive needs mbuild serve; without it the model ends with this command",
+            f"note: --keepalive needs mbuild serve; {without} the model ends with this command",
             err=True,
         )
     return OwnEngine(opened, name, engine_of(options["llama_server"]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbuild.cli.common import cache_options, caches_asked, open_store, store_option
+from mbuild.core.errors import UsageError
 from mbuild.store.place import check_place
 from mbuild.store.serving import Serving
 
@@ -121,6 +122,11 @@ def _service(
 
     keys = keys_of(options["ollama_keys"], token)
     upstream = options["upstream"]
+    instead = "--no-run" if options["no_run"] else "--upstream" if upstream is not None else ""
+    if options["llama_server"] is not None and instead:
+        raise UsageError(
+            f"--llama-server has no effect with {instead}", hint="leave one of the two out"
+        )
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
     caching = caches_asked(options)
@@ -136,7 +142,7 @@ def _service(
         options["log"],
         options["registries"],
         options["writable"],
-        engine_of(options["llama_server"], off=options["no_run"] or upstream is not None),
+        engine_of(options["llama_server"], off=bool(instead)),
         keys,
         options["cache"],
         caching,

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from mbuild.runtime.spec import EngineSpec
 from mbuild.store.locks import use
@@ -25,6 +25,7 @@ from mbuild.store.locks import use
 READY = "ready"
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 _LOOK_AGAIN_SECONDS = 0.02
+_LOG_SECONDS = 0.1
 # What the engine may keep of conversations that others have interrupted; the last one it keeps
 # however large. Its own limit is 8 GiB, which nobody looked for when the model was loaded.
 _SPARE_MIB = 256
@@ -36,32 +37,24 @@ def main() -> None:
     spec = EngineSpec.from_json(job["spec"])
     for path in spec.files:
         use(path)
-    engine: Any
     if job["server"]:
-        engine = _start_executable(job, spec)
-    else:
-        engine = _start_library(job, spec)
-    sys.stdout.write(f"{READY}\n")
-    sys.stdout.flush()
-    if isinstance(engine, subprocess.Popen):
-        threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
-    while sys.stdin.readline():
-        pass
-    if isinstance(engine, subprocess.Popen):
-        engine.kill()
+        _run_program(job, spec)
+    engine = _start_library(job, spec)  # it lives as long as there is a name for it
+    _say_ready()
+    _read_to_end()
+    del engine
     os._exit(0)
 
 
-def _end_with(program: subprocess.Popen[bytes]) -> None:
-    """End when the program does, so that who asked for it starts another."""
-    code = program.wait()
-    if code < 0:
-        how = f"was ended by {signal.Signals(-code).name}"
-    else:
-        how = f"ended with status {code}"
-    sys.stderr.write(f"the llama-server {how}\n")
-    sys.stderr.flush()
-    os._exit(1)
+def _say_ready() -> None:
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+
+
+def _read_to_end() -> None:
+    """Return when who asked for the engine wants it no more, or is gone."""
+    while sys.stdin.readline():
+        pass
 
 
 def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
@@ -85,6 +78,7 @@ def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
     threads = spec.num_thread or _cores()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.main_gpu = spec.main_gpu
     if not spec.use_mmap:
         params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     adapters = []
@@ -99,60 +93,104 @@ def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
         kinds = xllamacpp.common_speculative_type
         params.speculative.draft.mparams.path = spec.draft
         params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
-        if spec.draft_tokens:
-            params.speculative.draft.n_max = spec.draft_tokens
-    return xllamacpp.Server(params)
+        params.speculative.draft.n_max = spec.draft_tokens
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError:  # it does not say why: that is in the log, which a thread writes
+        time.sleep(_LOG_SECONDS)
+        sys.exit(1)
 
 
-def _start_executable(job: dict[str, Any], spec: EngineSpec) -> subprocess.Popen[bytes]:
-    """A ``llama-server`` of the user's, which ends with this process."""
-    arguments = [job["server"], "--model", spec.model, "--host", job["socket"]]
-    arguments += ["--ctx-size", str(spec.num_ctx), "--parallel", "1"]
-    arguments += ["--batch-size", str(spec.num_batch), "--ubatch-size", str(spec.num_batch)]
-    arguments += ["--threads", str(spec.num_thread or _cores())]
-    arguments += ["--no-warmup", "--no-webui", "--no-slots", "--offline", "--embeddings"]
-    if spec.num_gpu >= 0:
-        arguments += ["--n-gpu-layers", str(spec.num_gpu)]
-    if not spec.use_mmap:
-        arguments += ["--no-mmap"]
-    if spec.shift:
-        arguments += ["--context-shift"]
-    if spec.jinja:
-        arguments += ["--jinja"]
-    else:
-        arguments += ["--no-jinja", "--chat-template", "chatml"]
-    if not spec.pooled and not spec.embeds_only:
-        arguments += ["--pooling", "last"]
-    for path in spec.adapters:
-        arguments += ["--lora", path]
-    for path in spec.projectors[:1]:
-        arguments += ["--mmproj", path]
-    if spec.draft:
-        arguments += ["--model-draft", spec.draft]
-        arguments += ["--spec-type", "draft-simple"]
-    environment = {
-        **os.environ,
-        "LLAMA_API_KEY": job["key"],
-        "LLAMA_ARG_CACHE_RAM": str(_SPARE_MIB),  # older versions know no option for it
-    }
-    process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
-        env=environment,
-        preexec_fn=die_with_parent,
-    )
-    while not _answers(job["socket"]):
-        if process.poll() is not None:
-            sys.exit(1)
+def _run_program(job: dict[str, Any], spec: EngineSpec) -> NoReturn:
+    """Run a ``llama-server`` of the user's until it or standard input ends."""
+    environment = {**os.environ, **_variables(spec), "LLAMA_API_KEY": job["key"]}
+    try:
+        program = subprocess.Popen(
+            [job["server"], "--host", job["socket"], *_arguments(spec)],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            env=environment,
+            preexec_fn=die_with_parent,
+        )
+    except OSError as error:
+        _end(f"the llama-server cannot be started: {error.strerror}")
+    # From here on the end of standard input says when who asked is gone: then what the program
+    # started, if it is a script, has to end as well.
+    die_with_parent(0)
+    threading.Thread(target=_end_with_input, args=(program,), daemon=True).start()
+    while program.poll() is None and not _answers(job["socket"]):
         time.sleep(_LOOK_AGAIN_SECONDS)
-    return process
+    if program.returncode is None:
+        _say_ready()
+    code = program.wait()
+    _end(
+        f"the llama-server was ended by {signal.Signals(-code).name}"
+        if code < 0
+        else f"the llama-server ended with status {code}"
+    )
 
 
-def die_with_parent() -> None:
-    """Let the kernel end this process with its parent, where the kernel can."""
+def _end_with_input(program: subprocess.Popen[bytes]) -> None:
+    _read_to_end()
+    program.kill()
+    program.wait()
+    _end_group()
+
+
+def _end(why: str) -> NoReturn:
+    """Say why, and end with all that the program has started."""
+    sys.stderr.write(f"{why}\n")
+    sys.stderr.flush()
+    _end_group()
+    os._exit(1)
+
+
+def _end_group() -> None:
+    """End every process that began from this one, and this one, which was started in a session
+    of its own."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _arguments(spec: EngineSpec) -> list[str]:
+    """The options of a ``llama-server`` that every version knows."""
+    found = ["--model", spec.model, "--ctx-size", str(spec.num_ctx), "--parallel", "1"]
+    found += ["--batch-size", str(spec.num_batch), "--ubatch-size", str(spec.num_batch)]
+    found += ["--threads", str(spec.num_thread or _cores())]
+    found += ["--no-warmup", "--no-webui", "--no-slots", "--offline", "--embeddings"]
+    if spec.num_gpu >= 0:
+        found += ["--n-gpu-layers", str(spec.num_gpu)]
+    if spec.main_gpu:
+        found += ["--main-gpu", str(spec.main_gpu)]
+    if spec.shift:
+        found += ["--context-shift"]
+    found += ["--jinja"] if spec.jinja else ["--no-jinja", "--chat-template", "chatml"]
+    if not spec.pooled and not spec.embeds_only:
+        found += ["--pooling", "last"]
+    for path in spec.adapters:
+        found += ["--lora", path]
+    for path in spec.projectors[:1]:
+        found += ["--mmproj", path]
+    if spec.draft:
+        found += ["--model-draft", spec.draft, "--spec-type", "draft-simple"]
+    return found
+
+
+def _variables(spec: EngineSpec) -> dict[str, str]:
+    """Variables in place of options that one version knows and another ends for."""
+    found = {"LLAMA_ARG_CACHE_RAM": str(_SPARE_MIB)}
+    if not spec.use_mmap:
+        found |= {"LLAMA_ARG_LOAD_MODE": "none", "LLAMA_ARG_MMAP": "0"}
+    if spec.draft:
+        found |= {"LLAMA_ARG_SPEC_DRAFT_N_MAX": str(spec.draft_tokens)}
+    return found
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let the kernel end this process with its parent, where the kernel can; 0: no more."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, int(number))
 
 
 def _answers(path: str) -> bool:

@@ -14,7 +14,7 @@ class NoEngineError(MbuildError):
     def __init__(self) -> None:
         super().__init__(
             "nothing here can run models",
-            hint=f"install the engine: {EXTRA}; or llama.cpp's llama-server",
+            hint=f"install the engine with {EXTRA}, or name a llama-server with --llama-server",
         )
 
 

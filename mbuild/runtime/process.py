@@ -43,19 +43,25 @@ _PASSED_ON = (
     "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
     "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "VK_DRIVER_FILES", "VK_ICD_FILENAMES",
 )  # fmt: skip
-_FAMILIES = ("OMP_", "GGML_", "HSA_")
+_FAMILIES = ("OMP_", "GGML_", "HSA_", "LLAMA_ARG_")
 """Of this process's environment the engine gets these and what begins like these, by which
 computing threads and devices are chosen: it needs no secrets."""
 _NO_SCHEMA = "llg error"
 """What xllamacpp's engine writes of a schema that it then ignores."""
 _NO_ERROR = regex(r"[\d.]+ [DIW] ")
 """How lines of llama.cpp's log begin that are no errors: a time, a letter."""
-_LLAMAS = regex(r"^[\d.]+ [DIWE] |^(?:build|main|srv|system_info)\b.*: |llama_|gguf_|ggml_")
-"""What is in lines of llama.cpp's log, of newer versions and of older ones."""
+_LLAMAS = regex(
+    r"^[\d.]+ [DIWE] |^(?:build|main|srv|system_info)\b.*: |llama_|gguf_|ggml_|lib\w+\.so"
+    r"|^error: invalid argument|was ended by SIG"
+)
+"""What is in lines of llama.cpp's log, of newer versions and of older ones, or is said of a
+program that could not begin to write one."""
 _HINT_OF_PROGRAM = (
     "--llama-server takes the path of a llama-server, the program of llama.cpp that serves a model"
 )
-_SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
+_STATUS = "the llama-server ended with status"
+"""How the line begins that counts where the program itself said nothing."""
+_SAYS_NOTHING = ("RuntimeError: Failed to init server", "Traceback", "  File ", "    ")
 
 
 class LlamaEngine:
@@ -134,7 +140,10 @@ class LlamaEngine:
                         )
             self._loaded = True
         except TimeoutError:
-            raise EngineError(f"the model was not loaded in {LOAD_SECONDS:.0f} s") from None
+            raise EngineError(
+                f"the model was not loaded in {LOAD_SECONDS:.0f} s",
+                hint=_HINT_OF_PROGRAM if server and not self._is_llama else "",
+            ) from None
 
     async def _read_errors(self) -> None:
         """Keep the last lines that the engine writes."""
@@ -166,12 +175,15 @@ class LlamaEngine:
                 async with asyncio.timeout(STOP_SECONDS):
                     await asyncio.shield(self._reading)
         lines = [line for line in self._lines if line and not line.startswith(_SAYS_NOTHING)]
+        if self.program:  # what clients are told names no place on the server
+            lines = [line.replace(self.program, "llama-server") for line in lines]
         for line in lines:
             _, found, text = line.partition(" E ")
             if found:
                 return text.strip()
         lines = [line for line in lines if not _NO_ERROR.match(line)]
-        return lines[-1] if lines else self._ending()
+        told = [line for line in lines if not line.startswith(_STATUS)]
+        return (told or lines or [self._ending()])[-1]
 
     def _ending(self) -> str:
         """How the process ended, of which it said nothing."""

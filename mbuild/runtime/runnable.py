@@ -38,6 +38,7 @@ _UNSHIFTED = ("deepseek2",)
 _MIN_BATCH = 2  # tokens; the engine does not start with fewer
 _BATCH_OF_EMBEDDING = 2048  # tokens, as in Ollama
 _LAST_TOKEN = 3  # llama.cpp's number of the pooling that takes the last token's vector
+_RANK = 4  # and of that which makes one number of a text and a question
 _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 
 
@@ -47,7 +48,8 @@ class WeightFacts(NamedTuple):
     ``first_token``: the text of the token that the engine puts before a prompt, "" for none;
     ``bytes_per_token``: of the cache of keys and values, at most. ``splits``: the engine can
     work on a text to embed in parts, for its vector is the last token's, and no token sees later
-    ones; else the engine's batch has to have room for all of the text.
+    ones; else the engine's batch has to have room for all of the text. ``ranks``: it says how
+    well two texts belong together, and gives no vectors.
     """
 
     architecture: str
@@ -59,6 +61,7 @@ class WeightFacts(NamedTuple):
     first_token: str
     bytes_per_token: int
     splits: bool = True
+    ranks: bool = False
 
 
 class Runnable:
@@ -158,7 +161,8 @@ class Runnable:
         batch = _BATCH_OF_EMBEDDING if self.facts.pooled else int(options["num_batch"])
         if not self.facts.splits:
             batch = num_ctx
-        draft = (self._files.get(DRAFT) or ("",))[0]
+        guessed = max(int(options["draft_num_predict"]), 0)
+        draft = (self._files.get(DRAFT) or ("",))[0] if guessed else ""
         return EngineSpec(
             model=weights[0],
             shards=weights if len(weights) > 1 else (),
@@ -169,7 +173,8 @@ class Runnable:
             num_batch=max(min(batch, num_ctx), _MIN_BATCH),
             num_thread=_threads(int(options["num_thread"])),
             num_gpu=int(options["num_gpu"]),
-            draft_tokens=max(int(options["draft_num_predict"]), 0) if draft else 0,
+            main_gpu=max(int(options["main_gpu"]), 0),
+            draft_tokens=guessed if draft else 0,
             use_mmap=bool(options["use_mmap"]),
             jinja=self.jinja,
             embeds_only=self.facts.pooled,
@@ -257,6 +262,7 @@ def facts_of(weights: GGUFWeights) -> WeightFacts:
         architecture=architecture,
         context_length=_number(own("context_length")),
         pooled=own("pooling_type") is not None,
+        ranks=own("pooling_type") == _RANK,
         sees=own("vision.block_count") is not None,
         hears=own("audio.block_count") is not None,
         chat_template=str(weights.get("tokenizer.chat_template") or ""),

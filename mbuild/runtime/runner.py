@@ -131,8 +131,11 @@ class Runner:
     ) -> tuple[list[list[float]], Finished]:
         """A vector of length 1 for each text.
 
-        Raises :class:`TooLongError`, and :class:`UsageError` for a text without a character.
+        Raises :class:`TooLongError`, :class:`CannotError` for a model that ranks texts, and
+        :class:`UsageError` for a text without a character.
         """
+        if model.facts.ranks:
+            raise CannotError(f'"{model.name}" ranks texts: it gives no vectors')
         if "" in texts:
             raise UsageError(f"input {texts.index('') + 1} of {len(texts)} is empty")
         began = time.perf_counter_ns()

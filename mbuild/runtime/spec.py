@@ -32,7 +32,8 @@ class EngineSpec(NamedTuple):
     Two models that differ in their template, system prompt or parameters have equal ones.
     ``model``: the weights, or the first of their shards. ``jinja``: the engine makes prompts
     itself, by the template in the weights. ``num_thread`` 0: as many as there are cores;
-    ``num_gpu`` -1: as many layers as fit, for engines that have a GPU. ``shift``: an answer that
+    ``num_gpu`` -1: as many layers as fit, for engines that have a GPU, of several the one with the
+    number ``main_gpu``. ``shift``: an answer that
     fills the context goes on, and loses half of what is behind the first ``num_keep`` tokens.
     ``splits``: a text to embed may be longer than ``num_batch``.
     """
@@ -46,6 +47,7 @@ class EngineSpec(NamedTuple):
     num_batch: int = 512
     num_thread: int = 0
     num_gpu: int = -1
+    main_gpu: int = 0
     draft_tokens: int = 0
     use_mmap: bool = True
     jinja: bool = False

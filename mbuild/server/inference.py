@@ -46,8 +46,8 @@ def runner_of(service: Service) -> Runner:
     if service.runner is None:
         raise UnsupportedHereError(
             "this server builds models and does not run them",
-            hint=f"install the engine with {EXTRA}, or start the server with --upstream URL of an"
-            " Ollama or llama-server on the same store",
+            hint=f"install the engine with {EXTRA}, or start the server with --llama-server PATH,"
+            " or with --upstream URL of an Ollama or llama-server on the same store",
         )
     return service.runner
 

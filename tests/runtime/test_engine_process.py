@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_program import write_llama_server
 from smollm import smollm
 
 from mbuild.runtime.child import READY
@@ -94,14 +98,18 @@ def test_an_engine_opens_no_port_and_wants_its_key(
     assert f"pid={engine.pid}," not in ports
 
 
-def test_what_is_no_model_is_said(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:
+def test_what_is_no_model_is_said(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The engine's own reason, and no folder left behind."""
     file = tmp_path / "x.gguf"
     file.write_bytes(b"nothing of the kind")
-    before = set(_folders())
-    with pytest.raises(EngineError, match=r"cannot be loaded: .*magic"):
-        loop.run_until_complete(start(EngineSpec(str(file), **SMALL)))
-    assert set(_folders()) <= before
+    # Other tests start engines, too; the path of a socket has to be short.
+    with tempfile.TemporaryDirectory() as own:
+        monkeypatch.setattr(tempfile, "tempdir", own)
+        with pytest.raises(EngineError, match=r"cannot be loaded: .*magic"):
+            loop.run_until_complete(start(EngineSpec(str(file), **SMALL)))
+        assert not _folders()
 
 
 @pytest.mark.parametrize(
@@ -124,9 +132,85 @@ def test_a_program_that_is_no_llama_server_is_told_apart(
     assert ("path of a llama-server" in caught.value.hint) is hinted
 
 
-def _folders() -> list[Path]:
-    import tempfile
+@pytest.mark.parametrize(
+    ("body", "reason", "hinted"),
+    [
+        ("kill -ILL $$", "the llama-server was ended by SIGILL", False),
+        ("exit 3", "the llama-server ended with status 3", True),
+        ("echo $0: no such thing >&2; exit 3", "llama-server: no such thing", True),
+        ("echo error: invalid argument: --host >&2; exit 1", "invalid argument: --host", False),
+    ],
+)
+def test_how_a_program_ended_is_told(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path, body: str, reason: str, hinted: bool
+) -> None:
+    """By what it said, else by its status; a signal always. Its place on the disk is not told."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    with pytest.raises(EngineError, match="cannot be loaded") as caught:
+        loop.run_until_complete(start(EngineSpec(str(smollm()), **SMALL), str(program)))
+    assert caught.value.message.endswith(reason) and str(tmp_path) not in caught.value.message
+    assert bool(caught.value.hint) is hinted
+    for wrong in ("#!/no/such/interpreter\n", "\x7fELF"):
+        program.write_text(wrong)
+        with pytest.raises(EngineError, match="the llama-server cannot be started: ") as caught:
+            loop.run_until_complete(start(EngineSpec(str(smollm()), **SMALL), str(program)))
+        assert str(tmp_path) not in caught.value.message
 
+
+def test_a_script_ends_with_the_program_that_it_started(
+    loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
+    """Also one that waits for it, which a signal to the script alone would leave behind."""
+    program = write_llama_server(tmp_path)
+    script = tmp_path / "script"
+    script.write_text(f'#!/bin/sh\n{program} "$@"\nexit $?\n')
+    script.chmod(0o755)
+
+    async def scenario() -> None:
+        engine = await start(EngineSpec(str(smollm()), **SMALL), str(script))
+        assert await tokens_of(engine, "hi", add_special=False)
+        assert _running(program)
+        await engine.stop()
+
+    loop.run_until_complete(scenario())
+    end = time.monotonic() + 10
+    while _running(program) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not _running(program)
+
+
+def _running(program: Path) -> bool:
+    """Whether a process has this program in its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(program).encode() in file.read_bytes().split(b"\0"):
+                return True
+    return False
+
+
+def test_a_program_gets_every_setting(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:
+    """By an option, or where versions know different ones by the variables of each."""
+    program = write_llama_server(tmp_path)
+    spec = EngineSpec(
+        str(smollm()), **SMALL, draft=str(smollm()), draft_tokens=7, main_gpu=1, num_gpu=3,
+        use_mmap=False,
+    )  # fmt: skip
+
+    async def scenario() -> None:
+        engine = await start(spec, str(program))
+        await engine.stop()
+
+    loop.run_until_complete(scenario())
+    options, variables = ast.literal_eval((tmp_path / "llama-server.told").read_text())
+    assert options["main_gpu"] == 1 and options["n_gpu_layers"] == 3
+    assert options["model_draft"] == str(smollm()) and options["spec_type"] == "draft-simple"
+    assert variables["LLAMA_ARG_SPEC_DRAFT_N_MAX"] == "7"
+    assert variables["LLAMA_ARG_LOAD_MODE"] == "none" and variables["LLAMA_ARG_MMAP"] == "0"
+
+
+def _folders() -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob("mbuild-run-*"))
 
 

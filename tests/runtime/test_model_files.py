@@ -22,7 +22,8 @@ from mbuild.store import Store
 
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
 
-OPTIONS = {"num_ctx": 256, "num_batch": 64, "num_thread": 1, "num_gpu": -1, "use_mmap": True}
+OPTIONS = {"num_ctx": 256, "num_batch": 64, "num_thread": 1, "num_gpu": -1, "use_mmap": True,
+           "main_gpu": 0}  # fmt: skip
 ASKED = {"prompt": "The capital of France is", "n_predict": 12, "temperature": 0, "n_probs": 1}
 
 

@@ -202,7 +202,7 @@ def test_a_prompt_that_is_too_long_keeps_its_beginning_and_its_end(
 
     async def scenario(runner: Runner, model: Runnable) -> None:
         text = "alpha " + "word " * 300 + "omega"
-        spec = model.spec(FEW | {"num_batch": 64, "num_thread": 1, "num_gpu": -1,
+        spec = model.spec(FEW | {"num_batch": 64, "num_thread": 1, "num_gpu": -1, "main_gpu": 0,
                                  "use_mmap": True, "draft_num_predict": 0})  # fmt: skip
         async with runner.pool.use(spec, LoadedModel("chat"), 0, 0.0) as engine:
             asking = Asking(model, _ask(text, raw=True), engine, 128, {})
