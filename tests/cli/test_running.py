@@ -283,6 +283,15 @@ def test_engines_are_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert engine_of(None) == str(tmp_path / "llama-server")
 
 
+@pytest.mark.parametrize("instead", [("--no-run",), ("--upstream", "http://127.0.0.1:1")])
+def test_a_llama_server_that_nobody_would_ask_is_refused(
+    tmp_path: Path, instead: tuple[str, ...]
+) -> None:
+    """By ``mbuild serve``, which runs no models then."""
+    done = _run(tmp_path / "s", "serve", "--llama-server", "sh", *instead, status=2)
+    assert f"--llama-server has no effect with {instead[0]}" in done.stderr
+
+
 def test_a_llama_server_of_the_environment_answers(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mbuild.runtime.prompt import (
 from mbuild.runtime.runnable import Runnable, doubt_of, facts_of, read_model
 from mbuild.runtime.runner import Runner
 from mbuild.store import Store
+from mbuild.store.media import DRAFT
 from mbuild.templates.conversation import ToolCall
 
 HI = ChatTurn("user", "Hi")
@@ -103,6 +105,27 @@ def test_texts_of_a_whole_context_can_be_embedded(
     found = facts_of(header)  # type: ignore[arg-type]  # its get is enough
     spec = _model(store, "chat", **found._asdict()).spec(settings({}, {"num_ctx": 4096}))
     assert (spec.num_batch, spec.most_embedded) == (batch, longest)
+
+
+def test_a_model_that_ranks_texts_has_no_vectors(store: Store) -> None:
+    """Pooling of the kind 4; engines give zeros for it, or nothing."""
+    header = {"general.architecture": "bert", "bert.pooling_type": 4}
+    found = facts_of(header)  # type: ignore[arg-type]
+    assert found.ranks and not facts_of({**header, "bert.pooling_type": 1}).ranks  # type: ignore
+    runner = Runner(lambda: store, Pool())
+    model = _model(store, "chat", **found._asdict())
+    with pytest.raises(CannotError, match='"chat:latest" ranks texts: it gives no vectors'):
+        asyncio.run(runner.embed(model, ["a"], {}, None))
+
+
+def test_a_draft_that_guesses_nothing_is_left_out(store: Store) -> None:
+    """``draft_num_predict 0`` asks for no draft; the engine would guess its usual number."""
+    found = read_model(store, ModelName.parse("chat"), {})
+    files = {**found._files, DRAFT: ("/draft",)}
+    model = Runnable(found.contents, files, found.facts)
+    for count, draft in ((4, "/draft"), (0, ""), (-1, "")):
+        spec = model.spec(settings({}, {"draft_num_predict": count, "main_gpu": 2}))
+        assert (spec.draft, spec.draft_tokens, spec.main_gpu) == (draft, max(count, 0), 2)
 
 
 def test_who_makes_the_prompts(store: Store) -> None:
