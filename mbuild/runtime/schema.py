@@ -92,8 +92,8 @@ class AnswerCheck:
     def _problem(self) -> str:
         try:
             value = json.loads(self._text)
-        except ValueError:
-            return "it is not JSON"
+        except (ValueError, RecursionError):
+            return "it is not JSON that can be read"
         return next((str(error.message) for error in self._validator.iter_errors(value)), "")
 
 

@@ -51,6 +51,7 @@ PASSED_OVER = [
     ({"type": "number", "multipleOf": 0.5}, "0.3", "is not a multiple of 0.5"),
     ({"type": "string", "format": "email"}, '"x"', 'is not a "email"'),
     ({"type": "integer"}, "Sure, here", "it is not JSON"),
+    ({"type": "array"}, "[" * 100_000, "it is not JSON"),
     ({"type": "string", "pattern": "^(a+)+$"}, f'"{"a" * 60}!"', "does not match"),
 ]
 
