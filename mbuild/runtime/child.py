@@ -39,10 +39,9 @@ def main() -> None:
         use(path)
     if job["server"]:
         _run_program(job, spec)
-    engine = _start_library(job, spec)  # it lives as long as there is a name for it
+    _engine = _start_library(job, spec)  # it lives as long as it has a name, and ends slowly
     _say_ready()
     _read_to_end()
-    del engine
     os._exit(0)
 
 

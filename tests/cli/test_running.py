@@ -293,9 +293,10 @@ def test_a_llama_server_that_nobody_would_ask_is_refused(
 
 
 def test_a_llama_server_of_the_environment_answers(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is another program's process, which is gone with the command."""
+    store = build_models(tmp_path, {"chat": CHAT}).root  # that of the others may have a server
     program = write_llama_server(tmp_path)
     monkeypatch.setenv("MBUILD_LLAMA_SERVER", str(program))
     done = _run(store, "run", "chat", "What is the capital of France?")
