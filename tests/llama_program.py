@@ -1,12 +1,13 @@
 """An executable that takes llama-server's options and serves as it does: the engine is the wheel's.
 
-PyPI and Debian have no ``llama-server`` that runs on every machine, and building one takes a
-quarter of an hour. As the real one it ends with status 1 for an option that it does not know.
+PyPI and Debian 12 have no ``llama-server`` that runs on every machine, and building one takes a
+quarter of an hour. As the real one it ends when it is given an option that it does not know.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _PROGRAM = """#!{python}
@@ -50,3 +51,13 @@ def write_llama_server(folder: Path, name: str = "llama-server") -> Path:
     program.write_text(_PROGRAM.format(python=sys.executable, told=told))
     program.chmod(0o755)
     return program
+
+
+def processes_of(program: Path) -> list[int]:
+    """The processes that have a program in their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(program).encode() in file.read_bytes().split(b"\0"):
+                found.append(int(file.parent.name))
+    return found

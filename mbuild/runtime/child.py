@@ -141,10 +141,9 @@ def _end(why: str) -> NoReturn:
     sys.stderr.write(f"{why}\n")
     sys.stderr.flush()
     _end_group()
-    os._exit(1)
 
 
-def _end_group() -> None:
+def _end_group() -> NoReturn:
     """End every process that began from this one, and this one, which was started in a session
     of its own."""
     if os.getpgrp() == os.getpid():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _READ = 64 << 10  # bytes that come ahead of who takes them
-_decode = json.JSONDecoder().raw_decode
+_decoded = json.JSONDecoder().decode
 _CHUNKED = -1
 _TO_THE_END = -2
 
@@ -50,23 +50,15 @@ class EngineAnswer:
                     if name == b"data":
                         if text.strip() == b"[DONE]":
                             return
-                        yield _value(text)
+                        yield _decoded(text.decode())
                     elif name == b"error":
-                        yield {"error": _value(text)}
+                        yield {"error": _decoded(text.decode())}
         finally:
             self.close()
 
     def close(self) -> None:
         """End the exchange; an engine that is still answering stops within a token."""
         self._exchange.close()
-
-
-def _value(text: bytes) -> Any:
-    """A line's JSON; raises :class:`ValueError` for anything else."""
-    value, end = _decode(line := text.decode().strip())
-    if end != len(line):
-        raise ValueError("more than one value in a line")
-    return value
 
 
 class Exchange(asyncio.Protocol):

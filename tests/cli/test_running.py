@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from gguf_files import gguf_bytes, tiny_model
 from live_server import LiveServer, serving
-from llama_program import write_llama_server
+from llama_program import processes_of, write_llama_server
 from smollm import CHATML, build_models, smollm
 
 from mbuild.cli.running import engine_of
@@ -303,15 +303,7 @@ def test_a_llama_server_of_the_environment_answers(
     assert done.stdout.strip() and not done.stderr
     options, _ = ast.literal_eval((tmp_path / "llama-server.told").read_text())
     assert options["ctx_size"] == 512
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _names(p, program)]
-
-
-def _names(command: Path, program: Path) -> bool:
-    """Whether a process's command line has a program in it."""
-    try:
-        return str(program).encode() in command.read_bytes().split(b"\0")
-    except OSError:
-        return False
+    assert not processes_of(program)
 
 
 class _Terminal:

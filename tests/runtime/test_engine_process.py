@@ -12,12 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_program import write_llama_server
+from llama_program import processes_of, write_llama_server
 from smollm import smollm
 
 from mbuild.runtime.child import READY
@@ -171,23 +170,14 @@ def test_a_script_ends_with_the_program_that_it_started(
     async def scenario() -> None:
         engine = await start(EngineSpec(str(smollm()), **SMALL), str(script))
         assert await tokens_of(engine, "hi", add_special=False)
-        assert _running(program)
+        assert processes_of(program)
         await engine.stop()
 
     loop.run_until_complete(scenario())
     end = time.monotonic() + 10
-    while _running(program) and time.monotonic() < end:
+    while processes_of(program) and time.monotonic() < end:
         time.sleep(0.02)
-    assert not _running(program)
-
-
-def _running(program: Path) -> bool:
-    """Whether a process has this program in its command line."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if str(program).encode() in file.read_bytes().split(b"\0"):
-                return True
-    return False
+    assert not processes_of(program)
 
 
 def test_a_program_gets_every_setting(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from live_server import Server, lines_of, serving_here
-from llama_program import write_llama_server
+from llama_program import processes_of, write_llama_server
 from smollm import CHATML, build_models
 
 from mbuild.runtime.process import has_engine
@@ -85,7 +85,7 @@ def test_it_ends_with_its_model(server: Server, program: Path) -> None:
     """Killed in an answer it is one error line, and the next request starts another; unloaded
     it is gone."""
     _chat(server)
-    (pid,) = _pids(program)
+    (pid,) = processes_of(program)
     long = {"model": "chat", "messages": HI, "options": {**FEW, "num_predict": 200, "seed": 1}}
     with server.http.stream("POST", "/api/chat", json=long) as answer:
         lines = answer.iter_lines()
@@ -95,23 +95,10 @@ def test_it_ends_with_its_model(server: Server, program: Path) -> None:
     assert "unexpectedly stopped" in json.loads(last)["error"]
     assert "llama-server was ended by SIGKILL" in json.loads(last)["error"]
     assert _chat(server)[0] == 200
-    assert pid not in _pids(program)
+    assert pid not in processes_of(program)
     server.http.post("/api/chat", json={"model": "chat", "messages": [], "keep_alive": 0})
     for _ in range(200):
-        if not _pids(program):
+        if not processes_of(program):
             break
         time.sleep(0.05)
-    assert _pids(program) == []
-
-
-def _pids(program: Path) -> list[int]:
-    """The processes that run a program."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(program).encode() in words[:2]:
-            found.append(int(folder.name))
-    return found
+    assert processes_of(program) == []
