@@ -61,6 +61,23 @@ def is_used(path: Path) -> bool:
     return False
 
 
+def try_hold(path: Path, fd: int) -> bool:
+    """Take the lock of an open file for as long as it is open; False while another one has it.
+
+    False, too, where the file has lost its name, which is ``path``: who had it before is done
+    with it. Where the file system has no locks nobody is kept away.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS or isinstance(error, BlockingIOError):
+                return False
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    return False
+
+
 class NoLocksError(StoreError):
     """The file system has no locks, so nobody can be alone in the store."""
 

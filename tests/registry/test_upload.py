@@ -180,16 +180,27 @@ def test_a_token_that_ends_in_the_middle_is_renewed(tiny_store: Store, weights: 
         assert given == ["t1", "t2"]
 
 
+def stopped(store: Store, registry: StandIn, host: str, after: int) -> bytearray:
+    """Stop a push once so many bytes have arrived; what the registry then has."""
+    registry.pause = 0.005
+    events = push(MODEL, ModelReference.parse(f"{host}/a/large:v1"), store, Access())
+    for _ in events:
+        if registry.taken > after:
+            break
+    events.close()
+    registry.pause = 0
+    (data,) = (upload for upload in registry.uploads.values() if len(upload) > PART)
+    size = -1
+    while size != len(data):  # until the last request's thread has all that was on its way
+        size = len(data)
+        time.sleep(0.3)
+    return data
+
+
 def test_a_push_that_was_stopped_goes_on(tiny_store: Store, weights: bytes) -> None:
     """The upload is written down; what the registry has is not sent again."""
     with stand_in() as (registry, host):
-        registry.pause = 0.005
-        events = push(MODEL, ModelReference.parse(f"{host}/a/large:v1"), tiny_store, Access())
-        for _ in events:
-            if registry.taken > 20 << 20:
-                break
-        events.close()
-        registry.pause = 0
+        stopped(tiny_store, registry, host, 20 << 20)
         before = registry.taken
         assert "a/large:v1" not in registry.manifests
         pushed(tiny_store, host)
@@ -198,16 +209,64 @@ def test_a_push_that_was_stopped_goes_on(tiny_store: Store, weights: bytes) -> N
         assert registry.taken - before < SIZE * 0.55
 
 
+def test_what_was_on_its_way_still_arrives(tiny_store: Store, weights: bytes) -> None:
+    """A registry that still writes the last part is waited for: nothing is sent twice."""
+    with stand_in() as (registry, host):
+        data = stopped(tiny_store, registry, host, 12 << 20)
+        looks: list[int] = []
+
+        def late(handler: Handler) -> bool:
+            if handler.command != "GET" or "/uploads/" not in handler.path:
+                return False
+            looks.append(len(data))
+            handler.stands(204, handler.path.partition("?")[0], data)
+            if len(looks) < 4:
+                data.extend(weights[len(data) : len(data) + (1 << 20)])
+            return True
+
+        registry.before = late
+        before = len(data)
+        assert pushed(tiny_store, host).moved == SIZE - before - (3 << 20)
+        assert looks == [before + (more << 20) for more in (0, 1, 2, 3, 3)]
+        check(registry, tiny_store, weights)
+
+
+def test_what_a_cut_left_may_be_wrong(tiny_store: Store, weights: bytes) -> None:
+    """The registry refuses what was put together, and gets it whole: that is no damage here."""
+    with stand_in() as (registry, host):
+        data = stopped(tiny_store, registry, host, 12 << 20)
+        data[5] ^= 1
+        before = len(data)
+        assert pushed(tiny_store, host).moved == 2 * SIZE - before
+        check(registry, tiny_store, weights)
+
+
+def test_two_pushes_at_once_have_an_upload_each(tiny_store: Store, weights: bytes) -> None:
+    """The second does not go on with what the first is sending."""
+    with stand_in() as (registry, host):
+        second_ended = threading.Event()
+
+        def hold(handler: Handler) -> bool:
+            if handler.command == "PATCH" and len(registry.asked("PATCH")) == 2:
+                assert second_ended.wait(60)
+            return False
+
+        registry.before = hold
+        reference = ModelReference.parse(f"{host}/a/large:v1")
+        first = push(MODEL, reference, tiny_store, Access())
+        while len(registry.asked("PATCH")) < 2:
+            next(first)
+        assert pushed(tiny_store, host).moved >= SIZE
+        second_ended.set()
+        *_, last = first
+        assert isinstance(last, Transferred) and last.moved >= SIZE
+        check(registry, tiny_store, weights)
+
+
 def test_a_record_of_an_upload_leads_to_no_other_host(tiny_store: Store, weights: bytes) -> None:
     """Whoever changed it gets nothing."""
     with stand_in() as (other, there), stand_in() as (registry, host):
-        registry.pause = 0.005
-        events = push(MODEL, ModelReference.parse(f"{host}/a/large:v1"), tiny_store, Access())
-        for _ in events:
-            if registry.taken > 12 << 20:
-                break
-        events.close()
-        registry.pause = 0
+        stopped(tiny_store, registry, host, 12 << 20)
         (record,) = (tiny_store.private / "partial").glob("push-*")
         record.write_text(record.read_text().replace(host, there))
         pushed(tiny_store, host)
@@ -440,14 +499,26 @@ def test_a_record_of_an_upload(tiny_store: Store, weights: bytes) -> None:
         record = UploadRecord(tiny_store, registry, layer)
         assert record.read() is None
         record.write(Session("http://there/upload", 5))
-        assert record.read() == Session("http://there/upload", 0)
-        other = layer._replace(size=len(weights) + 1)
-        assert UploadRecord(tiny_store, registry, other).read() is None
+        another = UploadRecord(tiny_store, registry, layer)
+        assert another.read() is None  # it is that of the push that has it
+        another.write(Session("http://elsewhere/upload", 0))
+        assert another.read() == Session("http://elsewhere/upload", 0)
+        another.remove()
+        record.write(Session("http://there/up", 6))
+        record.release()
+        assert record.read() == Session("http://there/up", 0)
+        record.release()
+        other = UploadRecord(tiny_store, registry, layer._replace(size=len(weights) + 1))
+        assert other.read() is None
+        other.release()
         (path,) = (p for p in tiny_store.blobs.partial_folder.iterdir() if "push-" in p.name)
         assert path.stat().st_mode & 0o077 == 0
         path.write_text("{")
         assert record.read() is None
         record.remove()
+        assert not path.exists()
+        assert record.read() is None
+        record.release()
         assert not path.exists()
 
 

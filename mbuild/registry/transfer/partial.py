@@ -17,14 +17,8 @@ from mbuild.core.errors import RegistryError
 from mbuild.core.system import reserve
 from mbuild.registry.client.answers import DAMAGED_THERE
 from mbuild.registry.transfer.journal import Journal, Span, merged
-from mbuild.store.files import (
-    NO_LOCKS,
-    TemporaryFile,
-    inherit,
-    make_directories,
-    store_errors,
-    sync,
-)
+from mbuild.store.files import TemporaryFile, inherit, make_directories, store_errors, sync
+from mbuild.store.locks import try_hold
 from mbuild.work.background import Background
 
 if TYPE_CHECKING:
@@ -35,11 +29,6 @@ if TYPE_CHECKING:
 
     from mbuild.store.blobs import Blobs
     from mbuild.store.manifest import Blob
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 PREFIX = "pull-"
 """What the files' names begin with, before the digest's digits."""
@@ -113,7 +102,7 @@ class PartialBlob:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
             fd = os.open(self._path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
             try:
-                if not _held(fd) or not self._is_named(fd):
+                if not try_hold(self._path, fd):
                     os.close(fd)
                     return False
                 inherit(fd, self._blobs.folder)
@@ -125,12 +114,6 @@ class PartialBlob:
                         os.close(fd)
                 raise
         return True
-
-    def _is_named(self, fd: int) -> bool:
-        """Whether the file still has its name: who had it before may have made it a blob."""
-        with suppress(OSError):
-            return os.path.samestat(os.fstat(fd), os.stat(self._path))
-        return False
 
     def begin(self) -> None:
         """Make room for what is missing, and open the journal for it."""
@@ -358,14 +341,3 @@ class PartialBlob:
 
     def release(self) -> None:
         """Whoever read while it came has ended; here that changes nothing."""
-
-
-def _held(fd: int) -> bool:
-    """Take the lock of a file; True, too, where the file system has no locks."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in NO_LOCKS and not isinstance(error, BlockingIOError)
-    return True

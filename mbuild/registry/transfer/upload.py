@@ -8,6 +8,7 @@ What is known of an upload lies in a small file, so that the next push goes on w
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,7 @@ ONE_REQUEST = 100 << 20
 
 PART = 64 << 20
 _LEAST_PART = 1 << 20
+_LOOK_SECONDS, _MOST_LOOKS = 0.1, 600  # at a registry that still takes what was on its way
 _RANGE = regex(r"(?:bytes=)?(\d+)-(\d+)")
 _UPLOAD_GONE = frozenset({404, 410})
 _TOO_LARGE = frozenset({413, 416})
@@ -75,6 +77,7 @@ class Upload:
         self._in_parts = layer.size > ONE_REQUEST
         self._whole_refused = False
         self._forgotten = 0
+        self._resumes = False
         self._other_size: int | None = None
         self._record = UploadRecord(store, registry, layer)
         self._scopes: Sequence[str] = (push_scope(registry.path),)
@@ -93,6 +96,13 @@ class Upload:
 
     def run(self, part: Part) -> None:
         """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
+        try:
+            self._run(part)
+        finally:
+            self._record.release()
+        self.done, self.ended = self.layer.size, True
+
+    def _run(self, part: Part) -> None:
         if not self.is_there():
             damaged = self._other_size is not None
             if damaged:
@@ -107,7 +117,6 @@ class Upload:
             self._record.remove()
             if damaged and not self.is_there():
                 raise self._kept_damaged("it was sent again, and that changed nothing")
-        self.done, self.ended = self.layer.size, True
 
     @contextmanager
     def _opened(self) -> Iterator[ReadAt]:
@@ -179,6 +188,7 @@ class Upload:
 
     def _begun(self) -> Session | None:
         """A new upload; None where the registry had the blob in another repository."""
+        self._resumes = False
         url = self._registry.url("blobs/uploads/")
         if self._mount_from:
             url += f"?mount={self.layer.digest}&from={self._mount_from}"
@@ -206,15 +216,28 @@ class Upload:
         return session
 
     def _resumed(self) -> Session | None:
-        """The upload that was begun, if the registry still knows how far it is."""
+        """The upload that was begun, if the registry still knows how far it is.
+
+        It may still be writing what was under way when the sender was cut: bytes that are sent
+        meanwhile would lie between those. So it goes on once the registry has no more of them.
+        """
         session = self._record.read() if self._in_parts else None
-        if session is None or not self._registry.is_own(session.location):
-            return None
+        for look in range(_MOST_LOOKS):
+            if session is None or not self._registry.is_own(session.location):
+                return None
+            if look:
+                self._cancel.check()
+                time.sleep(_LOOK_SECONDS)
+            before, session = session.offset, self._stands(session)
+            if look and session is not None and session.offset == before:
+                self._resumes = True
+                return session
+        return None  # somebody else sends it
+
+    def _stands(self, session: Session) -> Session | None:
+        """An upload as the registry has it now; None where it has none."""
         answer = self._registry.ask("GET", session.location, self._scopes)
-        if answer.status != 204:
-            drained(answer)
-            return None
-        offset = _received(answer.headers)
+        offset = _received(answer.headers) if answer.status == 204 else None
         if offset is None or offset > self.layer.size:
             drained(answer)
             return None
@@ -288,6 +311,9 @@ class Upload:
             self._whole_refused = self._in_parts = True
             self._part = max(_LEAST_PART, min(self._part, size // 2))
             raise _Lost
+        if answer.status == 400 and self._resumes:
+            drained(answer)
+            raise _Lost  # perhaps of what was there: sent anew it has only what is here
         if answer.status not in (201, 204):
             raise self._refused(answer)
         said = answer.headers.get("docker-content-digest", "")
