@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.gguf.facts import ModelFacts
     from mbuild.store import Layer, Store, StoredManifest
+    from mbuild.templates.abilities import InnerTemplate
 
 _INT_LIMIT = 1 << 63
 
@@ -265,6 +266,7 @@ def model_facts(store: Store, model: Contents) -> dict[str, str]:
     if header is not None:
         facts["context length"] = str(header.context_length or "")
         facts["embedding length"] = str(header.embedding_length or "")
+    facts["capabilities"] = ", ".join(_capabilities(store, model, header))
     for key in ("renderer", "parser", "requires"):
         facts[key] = str(model.config.get(key, ""))
     return {key: value for key, value in facts.items() if value}
@@ -322,15 +324,32 @@ def as_json(store: Store, model: Contents) -> dict[str, Any]:
 
 
 def _capabilities(store: Store, model: Contents, header: ModelFacts | None) -> list[str]:
-    """What the headers of the weights and of the projectors show."""
     from mbuild.gguf.facts import describe
+    from mbuild.templates.abilities import inner_template
 
     found = list(header.capabilities) if header else []
     for layer in model.stored.manifest.of_kind(PROJECTOR):
         opened = open_layer(store.blobs, layer, str(model.stored.name))
         with suppress(SourceError, StoreError), opened as file:
             found += describe(file).capabilities
-    return list(dict.fromkeys(found))
+    inner = inner_template((header.chat_template if header else None) or "")
+    return list(capabilities_of(model, found, inner))
+
+
+def capabilities_of(
+    model: Contents, header: Iterable[str], inner: InnerTemplate
+) -> tuple[str, ...]:
+    """What a model can do: what its config says, then what shows in its files.
+
+    ``header``: what the headers of the weights and of the projectors show.
+    """
+    from mbuild.templates.abilities import builtin_code, capabilities
+
+    said = model.config.get("capabilities")
+    declared = map(str, said) if isinstance(said, list) else ()
+    builtin = builtin_code(model.config, model.template)
+    found = capabilities(header, inner, model.template, builtin)
+    return tuple(dict.fromkeys((*declared, *found)))
 
 
 def _plain(value: Any) -> Any:

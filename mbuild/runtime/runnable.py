@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,15 @@ from mbuild.runtime.calls import tag_of
 from mbuild.runtime.failure import CannotError
 from mbuild.runtime.options import context_of
 from mbuild.runtime.spec import EngineSpec, LoadedModel
-from mbuild.runtime.thinking import tags_of
 from mbuild.store.contents import Numbers, grouped, open_group, read_contents
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
-from mbuild.templates.failure import TemplateError
-from mbuild.templates.fields import capabilities_in, identifiers
+from mbuild.templates.abilities import (
+    builtin_code,
+    capabilities,
+    inner_template,
+    tags_of,
+    uses_inner,
+)
 from mbuild.templates.gotemplate import parse
 from mbuild.work.cores import cores
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.weights import GGUFWeights
     from mbuild.store import Layer, Store, StoredManifest
     from mbuild.store.contents import Contents
+    from mbuild.templates.abilities import InnerTemplate
     from mbuild.templates.nodes import ParsedTemplate
 
 parsed = lru_cache(maxsize=16)(parse)
@@ -86,32 +90,21 @@ class Runnable:
         """The Go template; None for a model without one. Raises the parser's errors."""
         return parsed(self.contents.template) if self.contents.template else None
 
-    @property
+    @cached_property
     def builtin(self) -> str:
-        """The prompt builder or answer parser of Ollama's that the model names, if it does."""
-        config = self.contents.config
-        return str(config.get("renderer") or config.get("parser") or "")
+        """The prompt builder or answer parser inside Ollama that the model needs, if it does."""
+        return builtin_code(self.contents.config, self.contents.template)
 
-    @property
+    @cached_property
     def jinja(self) -> bool:
-        """Whether the engine makes the prompts, by the template in the weights.
-
-        So it is for a model without a Go template, for one that names a renderer of Ollama's,
-        and where the template in the weights knows tools or thinking and the Go one does not.
-        """
-        inner = self.facts.chat_template
-        if not inner:
-            return False
-        if not self.contents.template or self.builtin:
-            return True
+        """Whether the engine makes the prompts, by the template in the weights."""
         # The Go template is parsed only where the answer depends on it.
-        tools = "tools" in inner or "tool_call" in inner
-        thinks = "<think>" in inner and "</think>" in inner
-        return (tools and "tools" not in self._names) or (thinks and self.thinking_tags is None)
+        depends = self._inner.exists and not self.builtin
+        return uses_inner(self._inner, self.template if depends else None, self.builtin)
 
-    @property
-    def _names(self) -> frozenset[str]:
-        return identifiers(self.template) if self.template is not None else frozenset()
+    @cached_property
+    def _inner(self) -> InnerTemplate:
+        return inner_template(self.facts.chat_template)
 
     @cached_property
     def thinking_tags(self) -> tuple[str, str] | None:
@@ -126,21 +119,12 @@ class Runnable:
     @cached_property
     def capabilities(self) -> tuple[str, ...]:
         """What the model can do, in Ollama's words."""
-        found = ["embedding" if self.facts.pooled else "completion"]
+        header = ["embedding" if self.facts.pooled else "completion"]
         if self._sees:
-            found.append("vision")
+            header.append("vision")
         if self.facts.hears:
-            found.append("audio")
-        with suppress(TemplateError):
-            if self.template is not None:
-                found += capabilities_in(self.template)
-        inner = self.facts.chat_template
-        if self.jinja:
-            if "tools" in inner or "tool_call" in inner:
-                found.append("tools")
-            if "<think>" in inner or "enable_thinking" in inner or "reasoning_effort" in inner:
-                found.append("thinking")
-        return tuple(dict.fromkeys(found))
+            header.append("audio")
+        return capabilities(header, self._inner, self.contents.template, self.builtin)
 
     @property
     def _sees(self) -> bool:

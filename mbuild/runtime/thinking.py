@@ -2,42 +2,7 @@
 
 from __future__ import annotations
 
-from mbuild.templates.nodes import Action, Branch, BranchKind, Field, ParsedTemplate, Text, walk
-
 _BLANK = " \t\r\n"
-
-
-def tags_of(template: ParsedTemplate) -> tuple[str, str] | None:
-    """The texts that open and close a thought, from how a template writes earlier thoughts.
-
-    In ``{{ range .Messages }}`` they are the first and last texts of the nodes in which
-    ``.Thinking`` is written (Ollama's ``thinking.InferTags``); None where there are none.
-    """
-    for part in walk(template.body):
-        if not isinstance(part, Branch) or part.kind is not BranchKind.RANGE:
-            continue
-        if not any(isinstance(p, Field) and "Messages" in p.names for p in walk([part.pipe])):
-            continue
-        for inner in walk([part]):
-            if isinstance(inner, Branch):
-                for nodes in (inner.body, inner.otherwise):
-                    found = _around(nodes)
-                    if found is not None:
-                        return found
-    return None
-
-
-def _around(nodes: tuple[object, ...]) -> tuple[str, str] | None:
-    """The first and last texts of nodes of which one writes ``.Thinking``."""
-    writes = any(
-        isinstance(node, Action)
-        and any(isinstance(p, Field) and "Thinking" in p.names for p in walk([node.pipe]))
-        for node in nodes
-    )
-    texts = [node.text.strip(_BLANK) for node in nodes if isinstance(node, Text)]
-    if not writes or len(texts) < 2 or not texts[0] or not texts[-1]:
-        return None
-    return texts[0], texts[-1]
 
 
 class ThinkingSplitter:

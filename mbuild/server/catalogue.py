@@ -17,7 +17,7 @@ from mbuild.core.values import NamedTuple
 from mbuild.models import library
 from mbuild.store.contents import open_layer
 from mbuild.store.media import MODEL, PROJECTOR
-from mbuild.templates.fields import capabilities_of
+from mbuild.templates.abilities import InnerTemplate, inner_template
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -30,6 +30,7 @@ class ListFacts(NamedTuple):
     context_length: int
     embedding_length: int
     capabilities: tuple[str, ...]
+    inner: InnerTemplate = InnerTemplate()
 
 
 class ListEntry(NamedTuple):
@@ -117,17 +118,15 @@ class Catalogue:
     def facts(self, store: Store, view: Contents) -> ListFacts:
         """What a model can do, from its weights, its projectors, its template and its config."""
         header = self._header(store, view)
-        declared = view.config.get("capabilities")
-        found = [str(item) for item in declared] if isinstance(declared, list) else []
-        found += header.capabilities
+        found = header.capabilities
         if view.stored.manifest.of_kind(PROJECTOR):
             found += ("vision", *self._header(store, view, PROJECTOR).capabilities)
-        found += capabilities_of(view.template)
+        able = library.capabilities_of(view, found, header.inner)
         lengths = {
             key: view.config[key] if isinstance(view.config.get(key), int) else getattr(header, key)
             for key in ("context_length", "embedding_length")
         }
-        return ListFacts(**lengths, capabilities=tuple(dict.fromkeys(found)))
+        return ListFacts(**lengths, capabilities=able, inner=header.inner)
 
     def _header(self, store: Store, view: Contents, kind: str = MODEL) -> ListFacts:
         from mbuild.gguf.facts import describe
@@ -139,7 +138,12 @@ class Catalogue:
             opened = open_layer(store.blobs, layer, str(view.stored.name))
             with suppress(SourceError, StoreError), opened as file:
                 known = describe(file)
-                facts = ListFacts(known.context_length, known.embedding_length, known.capabilities)
+                facts = ListFacts(
+                    known.context_length,
+                    known.embedding_length,
+                    known.capabilities,
+                    inner_template(known.chat_template or ""),
+                )
                 return self._headers.setdefault(key, facts)
         return ListFacts(0, 0, ())
 

@@ -1,10 +1,9 @@
-"""Which fields a template mentions: for lint, for capabilities, and for how it is executed."""
+"""Which fields a template mentions: for lint, for what it can do, and for how it is executed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.templates.failure import TemplateError
 from mbuild.templates.nodes import Branch, BranchKind, Call, Chain, Field, Variable, walk
 
 if TYPE_CHECKING:
@@ -34,30 +33,6 @@ def identifiers(template: ParsedTemplate) -> frozenset[str]:
             elif isinstance(part, Variable):
                 found.update((part.name, *part.fields))
     return frozenset(name.lower() for name in found)
-
-
-_CAPABILITIES = {"tools": "tools", "suffix": "insert", "thinking": "thinking"}
-
-
-def capabilities_of(text: str) -> list[str]:
-    """What a template's variables show that a model can do, in Ollama's words.
-
-    Nothing for a template that does not parse.
-    """
-    from mbuild.templates.gotemplate import parse
-
-    if not text:
-        return []
-    try:
-        return capabilities_in(parse(text))
-    except TemplateError:
-        return []
-
-
-def capabilities_in(template: ParsedTemplate) -> list[str]:
-    """As :func:`capabilities_of`, for a template that is parsed."""
-    used = identifiers(template)
-    return [word for variable, word in _CAPABILITIES.items() if variable in used]
 
 
 def references(template: ParsedTemplate) -> frozenset[str]:

@@ -157,7 +157,7 @@ def test_what_a_model_can_do(store: Store) -> None:
     assert _model(store, "tools").capabilities == ("completion", "tools", "thinking")
     assert _model(store, "chat", sees=True, pooled=True).capabilities == ("embedding", "vision")
     native = _model(store, "chat", chat_template="{{ tools }}<think></think>").capabilities
-    assert native == ("completion", "tools", "thinking")
+    assert native == ("tools", "thinking", "completion")
     with pytest.raises(CannotError) as caught:
         _model(store, "chat").require("completion", "tools", "vision")
     name = "registry.ollama.ai/library/chat:latest does not support"

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from smollm import TOOLS
 
-from mbuild.runtime.thinking import ThinkingSplitter, overlap, tags_of
+from mbuild.runtime.thinking import ThinkingSplitter, overlap
+from mbuild.templates.abilities import tags_of
 from mbuild.templates.gotemplate import parse
 
 TAGS = ("<think>", "</think>")

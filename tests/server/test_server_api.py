@@ -193,6 +193,24 @@ def test_capabilities_of_a_request(server: Server) -> None:
     assert server.create(model="able", files=files, capabilities="tools").status_code == 400
 
 
+def test_a_template_in_the_weights_counts(server: Server) -> None:
+    """Agents look there before they send tools: lists and ``show`` say what ``run`` would use."""
+    inner = "{% for tool in tools %}{{ tool }}{% endfor %}{{ messages }}<think></think>"
+    weights = gguf_bytes(tiny_model(metadata={"tokenizer.chat_template": inner}))
+    files = {"m.gguf": server.upload(weights)}
+    assert server.create(model="own", files=files).is_success
+    assert server.create(model="plain", files=files, template="{{ .Prompt }}").is_success
+    go = "{{ range .Tools }}{{ . }}{{ end }}{{ .Prompt }}{{ .Suffix }}"
+    assert server.create(model="go", files=files, template=go).is_success
+    rows = server.http.get("/api/tags").json()["models"]
+    listed = {row["name"].partition(":")[0]: row["capabilities"] for row in rows}
+    native = ["tools", "thinking", "completion"]
+    able = {"own": native, "plain": native, "go": ["completion", "tools", "insert"]}
+    for name, words in able.items():
+        shown = server.http.post("/api/show", json={"model": name}).json()
+        assert shown["capabilities"] == listed[name] == words
+
+
 def test_as_many_files_as_ollama_takes(server: Server) -> None:
     """1,024 files can be the shards of one model; one more is refused."""
     tensors = [tensor(f"blk.{n}.x", (32,), GGMLType.F32) for n in range(1023)]
