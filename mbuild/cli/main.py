@@ -359,11 +359,12 @@ def _stop_on_signals() -> None:
 
     Neither does while a module is imported, but right after: an exception in there
     can get lost (CPython releases an import's locks in callbacks, which drop it) or
-    leave a lock behind, for which the build's threads would then wait forever.
+    leave a lock behind, for which the build's threads would then wait forever. Nor while
+    a thread starts: a pool would not know of it, and nobody wait for what it does.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _importing(frame) and hasattr(signal, "setitimer"):
+        if _is_delicate(frame) and hasattr(signal, "setitimer"):
             # The status is that of the signal that came, not of this one.
             signal.signal(signal.SIGALRM, lambda _, where: stop(number, where))
             signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
@@ -381,10 +382,17 @@ def _stopped() -> int:
     return 128 + (_SIGNALS.pop() if _SIGNALS else signal.SIGINT)
 
 
-def _importing(frame: FrameType | None) -> bool:
-    """Whether the main thread is somewhere in an import."""
+_DELICATE = {("threading", "start"), ("concurrent.futures.thread", "submit")}
+"""Functions that an exception must not end, by their modules."""
+
+
+def _is_delicate(frame: FrameType | None) -> bool:
+    """Whether the main thread is somewhere in an import, or starts a thread."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib"):
+            return True
+        if (frame.f_globals.get("__name__"), code.co_name) in _DELICATE:
             return True
         frame = frame.f_back
     return False

@@ -329,6 +329,35 @@ def test_a_signal_during_an_import_is_not_lost(tmp_path: Path, number: signal.Si
 
 
 @POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_thread_starts_loses_no_thread(number: signal.Signals) -> None:
+    """It comes through once the pool knows of the thread, and so waits for what that does."""
+    code = (
+        "import os, time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from mbuild.cli import main\n"
+        "main._stop_on_signals()\n"
+        "class Signalling:\n"
+        "    def acquire(self, timeout):\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        return False\n"
+        "pool, done = ThreadPoolExecutor(1), []\n"
+        "pool._idle_semaphore = Signalling()\n"  # asked before a thread is started
+        "try:\n"
+        "    pool.submit(lambda: (time.sleep(0.2), done.append(1)))\n"
+        "    time.sleep(20)\n"
+        "except KeyboardInterrupt:\n"
+        "    pool.shutdown(wait=True)\n"
+        "    print(len(pool._threads), done, flush=True)\n"
+        "os._exit(main._stopped())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "1 [1]\n"), done.stderr
+
+
+@POSIX
 def test_ctrl_c_stops_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     """SIGINT and SIGTERM end a large import; its temporary file goes with it."""
     root = tmp_path / "store"
