@@ -7,27 +7,25 @@ import json
 import secrets
 import struct
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.errors import UsageError
 from mbuild.runtime.asked import Ask, ChatTurn, EndReason, Finished, Piece
 from mbuild.server import shapes
-from mbuild.server.inference import collect, cut, runner_of
+from mbuild.server.answering import answer, arguments_of, image_of, model_of
+from mbuild.server.inference import cut, runner_of
 from mbuild.server.ollama import MAX_TOP_LOGPROBS, THINK_LEVELS
-from mbuild.server.requests import parse_json, parse_name, read_body
+from mbuild.server.requests import parse_json, read_body
 from mbuild.server.stream import Line
-from mbuild.server.streaming import LineForm, LineStream, until_gone
+from mbuild.server.streaming import LineForm, until_gone
 from mbuild.templates.conversation import ToolCall
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from mbuild.runtime.runnable import Runnable
-    from mbuild.runtime.runner import Runner
     from mbuild.server.service import Service
 
 _OPTIONS: Mapping[str, str] = {
@@ -57,52 +55,27 @@ EVENTS = LineForm(
 
 async def chat(service: Service, request: Request) -> Response:
     """Answer a conversation."""
-    return await _run(service, request, complete=False)
+    return await answer(service, request, shapes.V1_CHAT, _chat)
 
 
 async def complete(service: Service, request: Request) -> Response:
     """Complete a prompt."""
-    return await _run(service, request, complete=True)
+    return await answer(service, request, shapes.V1_COMPLETION, _completion)
 
 
-async def _run(service: Service, request: Request, *, complete: bool) -> Response:
-    data = await read_body(request)
-    if service.upstream is not None:
-        return await service.upstream.forward(request, data)
-    body = shapes.V1_COMPLETION if complete else shapes.V1_CHAT
-    fields = shapes.check(body, parse_json(data))
-    runner = runner_of(service)
-    model, text = await _model(runner, fields)
-    ask = read_completion(fields) if complete else read_openai_chat(fields)
-    if not ask.turns:
-        raise UsageError("messages is required")
-    if fields.get("n", 1) != 1:
-        raise UsageError("n must be 1: a request has one answer here")
-    form = OpenAIAnswers(text, complete=complete, usage=_wants_usage(fields))
-    pieces = runner.answer(model, ask)
-    if not fields.get("stream"):
-        found, finished = await until_gone(collect(pieces), request)
-        return JSONResponse(form.whole(found, finished))
-    lines = _lines(pieces, form)
-    try:
-        return LineStream(service, await until_gone(anext(lines), request), lines, EVENTS)
-    except BaseException:
-        await lines.aclose()
-        raise
+def _chat(fields: Mapping[str, Any]) -> tuple[Ask, OpenAIAnswers]:
+    ask = read_openai_chat(fields)
+    return ask, OpenAIAnswers(str(fields["model"]), complete=False, usage=_wants_usage(fields))
 
 
-async def _model(runner: Runner, fields: Mapping[str, Any]) -> tuple[Runnable, str]:
-    from anyio import to_thread
-
-    text = str(fields.get("model") or "")
-    name = parse_name(text, "model is required" if not text else "invalid model name")
-    try:
-        return await to_thread.run_sync(runner.model, name), text
-    except NameNotFoundError:
-        raise NameNotFoundError(f"model '{text}' not found") from None
+def _completion(fields: Mapping[str, Any]) -> tuple[Ask, OpenAIAnswers]:
+    ask = read_completion(fields)
+    return ask, OpenAIAnswers(str(fields["model"]), complete=True, usage=_wants_usage(fields))
 
 
 def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    if fields.get("n", 1) != 1:
+        raise UsageError("n must be 1: a request has one answer here")
     options: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
     for theirs, ours in _OPTIONS.items():
         if fields.get(theirs) is not None:
@@ -189,16 +162,13 @@ def _turn(message: Mapping[str, Any]) -> ChatTurn:
             texts.append(str(part.get("text") or ""))
         elif part.get("type") == "image_url":
             url = part.get("image_url")
-            images.append(_image(url.get("url") if isinstance(url, dict) else url))
+            images.append(image_of(url.get("url") if isinstance(url, dict) else url))
         else:
             raise UsageError(f"a part of a message has the unknown type {part.get('type')!r}")
     calls = []
     for index, call in enumerate(message.get("tool_calls") or ()):
         function = call.get("function") or {}
-        try:
-            arguments = json.loads(function.get("arguments") or "{}")
-        except ValueError:
-            raise UsageError("the arguments of a tool call are not JSON") from None
+        arguments = arguments_of(function.get("arguments") or "")
         name, number = str(function.get("name") or ""), str(call.get("id") or "")
         calls.append(ToolCall(name, arguments, number, index))
     role = str(message.get("role") or "").lower()
@@ -213,17 +183,6 @@ def _turn(message: Mapping[str, Any]) -> ChatTurn:
     )
 
 
-def _image(url: Any) -> bytes:
-    """The bytes of a data URL; this server fetches nothing for a request."""
-    head, found, data = str(url or "").partition(";base64,")
-    if not found or not head.startswith("data:"):
-        raise UsageError("images must be data URLs with base64")
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError:
-        raise UsageError("illegal base64 data in an image") from None
-
-
 def _wants_usage(fields: Mapping[str, Any]) -> bool:
     options = fields.get("stream_options")
     return isinstance(options, dict) and bool(options.get("include_usage"))
@@ -231,6 +190,8 @@ def _wants_usage(fields: Mapping[str, Any]) -> bool:
 
 class OpenAIAnswers:
     """Pieces of an answer as OpenAI writes them."""
+
+    form = EVENTS
 
     def __init__(self, model: str, *, complete: bool, usage: bool) -> None:
         self._complete = complete
@@ -314,15 +275,6 @@ def _usage(finished: Finished) -> dict[str, int]:
     }
 
 
-async def _lines(
-    pieces: AsyncGenerator[Piece | Finished], form: OpenAIAnswers
-) -> AsyncGenerator[Line, None]:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            for line in form.chunks(piece):
-                yield line
-
-
 async def embeddings(service: Service, request: Request) -> Response:
     """A vector for each text."""
     data = await read_body(request)
@@ -333,7 +285,7 @@ async def embeddings(service: Service, request: Request) -> Response:
     if form not in ("float", "base64"):
         raise UsageError(f"encoding_format {form!r} is neither float nor base64")
     runner = runner_of(service)
-    model, text = await _model(runner, fields)
+    model, text = await model_of(runner, fields), str(fields["model"])
     given = fields.get("input")
     texts = [given] if isinstance(given, str) else given
     if not texts or not isinstance(texts, list) or any(not isinstance(item, str) for item in texts):
