@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mbuild.server.service import Service
 
 
-class Answers(Protocol):
+class AnswerForm(Protocol):
     """Writes the pieces of one answer; ``form`` is how its events go over the wire."""
 
     @property
@@ -42,7 +42,7 @@ class Answers(Protocol):
         """The whole answer."""
 
 
-Read = Callable[[Mapping[str, Any]], tuple[Ask, Answers]]
+Read = Callable[[Mapping[str, Any]], tuple[Ask, AnswerForm]]
 """Reads a request's fields; raises :class:`UsageError`."""
 
 
@@ -88,7 +88,7 @@ async def model_of(runner: Runner, fields: Mapping[str, Any]) -> Runnable:
 
 
 async def _lines(
-    pieces: AsyncGenerator[Piece | Finished], answers: Answers
+    pieces: AsyncGenerator[Piece | Finished], answers: AnswerForm
 ) -> AsyncGenerator[Line, None]:
     async with aclosing(pieces):
         async for piece in pieces:

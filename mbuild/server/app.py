@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Match, Route, Router
 
 from mbuild.core.errors import MbuildError
-from mbuild.server import gate
+from mbuild.server import gate, messages
 from mbuild.server.blobs import sweep
 from mbuild.server.distribution import HEADERS as REGISTRY_HEADERS
 from mbuild.server.errors import status_of
@@ -112,7 +112,7 @@ class _Dispatch:
                 if row.path != gate.TOKEN_PATH:
                     gate.check(self._service, request)
             elif not row.is_open(self._service, request):
-                self._service.policy.check_token(request.headers.get("authorization", ""))
+                self._service.policy.check_token(_authorization(row.path, request.headers))
             return await row.handler(self._service, request)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -129,8 +129,17 @@ class _Dispatch:
             return error_response(row.path, 500, self._service.error_text(error))
 
 
+def _authorization(path: str, headers: Mapping[str, str]) -> str:
+    """What a request says of who sends it: Anthropic's clients have a header of their own."""
+    said = headers.get("authorization", "")
+    key = headers.get("x-api-key", "") if path == messages.PATH and not said else ""
+    return f"Bearer {key}" if key else said
+
+
 def error_response(path: str, status: int, text: str, code: str = "") -> Response:
     """An error as Ollama's clients read it, below ``/v1`` as OpenAI's do, below ``/v2`` as OCI's.
+
+    At Anthropic's path it is Anthropic's.
 
     ``code`` is the OCI's word for it.
     """
@@ -140,6 +149,8 @@ def error_response(path: str, status: int, text: str, code: str = "") -> Respons
         return JSONResponse({"errors": [row]}, status, headers=REGISTRY_HEADERS)
     if not path.startswith("/v1/"):
         return JSONResponse({"error": text}, status, media_type=JSON_TYPE)
+    if path == messages.PATH:
+        return JSONResponse(messages.refusal(status, text), status)
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
     error = {"message": text, "type": kind, "param": None, "code": None}
     return JSONResponse({"error": error}, status)

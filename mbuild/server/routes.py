@@ -12,10 +12,12 @@ from mbuild.server import (
     distribution,
     gate,
     inference,
+    messages,
     models,
     openai,
     openapi,
     pushes,
+    responses,
     shapes,
     teamcache,
     transfers,
@@ -122,6 +124,12 @@ ROUTES: tuple[Endpoint, ...] = (
         ("POST",), "/v1/chat/completions", openai.chat, "Answer as OpenAI does", shapes.V1_CHAT
     ),
     Endpoint(("POST",), "/v1/completions", openai.complete, "Complete so", shapes.V1_COMPLETION),
+    Endpoint(
+        ("POST",), "/v1/responses", responses.create, "Answer in its new form", shapes.V1_RESPONSES
+    ),
+    Endpoint(
+        ("POST",), messages.PATH, messages.create, "Answer as Anthropic does", shapes.V1_MESSAGES
+    ),
     Endpoint(("POST",), "/v1/embeddings", openai.embeddings, "Vectors so", shapes.V1_EMBEDDINGS),
     Endpoint(GET, "/cache/ac/{key}", teamcache.get, "A record of the shared cache"),
     Endpoint(("PUT",), "/cache/ac/{key}", teamcache.put_record, "Keep one", binary=True),

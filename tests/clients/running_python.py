@@ -90,6 +90,56 @@ def r5_llm():
     assert done.returncode == 0 and "Paris" in done.stdout, done.stdout + done.stderr
 
 
-for scenario in (r1_official, r2_langchain, r3_llama_index, r4_litellm, r5_llm):
+def r6_openai():
+    """The official client: the old form and the new one, streamed and with a schema."""
+    import openai
+    import pydantic
+
+    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
+    options = {"max_output_tokens": 40, "temperature": 0}
+    whole = client.responses.create(model="chat", input=ASKED, **options)
+    assert "Paris" in whole.output_text and whole.usage.output_tokens, whole
+    with client.responses.stream(model="chat", input=ASKED, **options) as stream:
+        assert stream.get_final_response().output_text == whole.output_text
+
+    class Person(pydantic.BaseModel):
+        name: str
+        age: int
+
+    asked = "Tom is five years old. Answer in JSON."
+    parsed = client.responses.parse(model="chat", input=asked, text_format=Person, **options)
+    assert parsed.output_parsed.name
+    done = client.chat.completions.create(model="chat", messages=TALK, max_tokens=12, temperature=0)
+    assert "Paris" in done.choices[0].message.content
+    try:
+        client.responses.create(model="chat", input=ASKED, previous_response_id="resp_1")
+    except openai.BadRequestError as error:
+        assert "keeps no conversations" in str(error)
+    else:
+        raise AssertionError("an earlier answer was found")
+
+
+def r7_anthropic():
+    """The official client, whole and streamed; a wrong name is its own kind of error."""
+    import anthropic
+
+    client = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0)
+    asked = {"model": "chat", "max_tokens": 40, "messages": TALK, "extra_body": {"temperature": 0}}
+    whole = client.messages.create(**asked)
+    assert "Paris" in whole.content[0].text and whole.stop_reason == "end_turn", whole
+    with client.messages.stream(**asked) as stream:
+        assert "".join(stream.text_stream) == whole.content[0].text
+        assert stream.get_final_message().usage == whole.usage
+    try:
+        client.messages.create(**{**asked, "model": "nope"})
+    except anthropic.NotFoundError as error:
+        assert "nope" in str(error)
+    else:
+        raise AssertionError("a model that is not there answered")
+
+
+for scenario in (
+    r1_official, r2_langchain, r3_llama_index, r4_litellm, r5_llm, r6_openai, r7_anthropic,
+):  # fmt: skip
     scenario()
     print(scenario.__name__, "ok", flush=True)

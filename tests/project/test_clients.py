@@ -28,7 +28,9 @@ from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.names import ModelName
 
 SCRIPTS = Path(__file__).parents[1] / "clients"
-PYPI = ("ollama", "langchain-ollama", "llama-index-llms-ollama", "litellm", "llm-ollama")
+PYPI = (
+    "ollama", "langchain-ollama", "llama-index-llms-ollama", "litellm", "llm-ollama", "anthropic",
+)  # fmt: skip
 NPM = ("ollama", "ollama-mcp")
 
 pytestmark = pytest.mark.clients

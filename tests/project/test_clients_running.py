@@ -44,9 +44,9 @@ def _run(*command: str | Path) -> str:
 
 
 def test_python_clients_run_models(server: Server) -> None:
-    """The official one, langchain-ollama, llama-index, LiteLLM and llm-ollama."""
+    """Ollama's, OpenAI's and Anthropic's own, langchain, llama-index, LiteLLM and llm-ollama."""
     python = from_pypi("py", PYPI) / "python"
-    assert _run(python, SCRIPTS / "running_python.py", server.url).count(" ok") == 5
+    assert _run(python, SCRIPTS / "running_python.py", server.url).count(" ok") == 7
 
 
 def test_the_javascript_client_runs_models(server: Server) -> None:
