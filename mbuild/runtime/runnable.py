@@ -181,6 +181,9 @@ def doubt_of(contents: Contents) -> str:
     rows = {"RENDERER": contents.config.get("renderer"), "PARSER": contents.config.get("parser")}
     named = " and ".join(f"{word} {value}" for word, value in rows.items() if value)
     if not named:
+        code = builtin_code(contents.config, contents.template)
+        named = f"the {code} format of its TEMPLATE" if code else ""
+    if not named:
         return ""
     return (
         f"{contents.stored.name}: {named} is code inside Ollama; here a template of the model's"

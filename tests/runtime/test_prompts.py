@@ -149,7 +149,10 @@ def test_what_may_differ_from_ollama_is_said(store: Store) -> None:
         "parsed:latest: RENDERER x and PARSER harmony",
     ]
     assert not _model(store, "parsed", chat_template="").jinja  # by its TEMPLATE then
-    assert doubt_of(_model(store, "chat").contents) == ""
+    plain = _model(store, "chat").contents
+    assert doubt_of(plain) == ""
+    harmony = plain._replace(config={"model_family": "gpt-oss"}, template="<|start|>a<|end|>")
+    assert "the harmony format of its TEMPLATE is code inside Ollama" in doubt_of(harmony)
 
 
 def test_what_a_model_can_do(store: Store) -> None:
