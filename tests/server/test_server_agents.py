@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -392,6 +395,33 @@ def test_a_model_answers_in_both_forms(server: Server) -> None:
     events = _lines(server.http.post("/v1/responses", json={**body, "stream": True}).text)
     deltas = [e["delta"] for e in events if e["type"] == "response.output_text.delta"]
     assert "".join(deltas) == block["text"] and events[-1]["response"]["status"] == "completed"
+
+
+@needs_engine
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_a_stream_that_fails_ends_with_an_error(server: Server, path: str) -> None:
+    """Of a kind that the official clients raise; the next request is answered."""
+    turns = [{"role": "user", "content": "Write a very long story."}]
+    body: dict[str, Any] = {"model": "chat", "input": turns, "messages": turns, "stream": True,
+                            "temperature": 0}  # fmt: skip
+    last, killed = "", False
+    with server.http.stream("POST", path, json={**body, "max_tokens": 2000}) as answer:
+        for line in answer.iter_lines():
+            if "delta" in line and not killed:
+                (pid,) = _engines()
+                os.kill(int(pid), signal.SIGKILL)
+                killed = True
+            last = line or last
+    error = json.loads(last.removeprefix("data: "))
+    assert error["type"] == "error" and killed
+    assert "while running the model" in error["error"]["message"]
+    whole = {**body, "stream": False, "max_tokens": 4, "max_output_tokens": 4}
+    assert server.http.post(path, json=whole, timeout=100).is_success
+
+
+def _engines() -> list[str]:
+    command = ["pgrep", "-P", str(os.getpid()), "-f", "mbuild.runtime.child"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.split()
 
 
 @needs_engine
