@@ -117,7 +117,7 @@ def _turns(given: Any) -> Sequence[ChatTurn]:
     names: dict[str, str] = {}
     thought = ""
     for item in parts_of(given, "input", "message"):
-        match item.get("type", "message"):
+        match item.get("type") or "message":
             case "reasoning":
                 thought = _thought(item)
                 continue

@@ -520,6 +520,10 @@ def test_a_record_of_an_upload(tiny_store: Store, weights: bytes) -> None:
         assert record.read() is None
         record.release()
         assert not path.exists()
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(path)
+            assert record.read() is None  # and nobody waits for the pipe's other end
+            record.release()
 
 
 # --- what is no registry, or speaks another protocol ---------------------------------------------

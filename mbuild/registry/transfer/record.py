@@ -97,7 +97,9 @@ class UploadRecord:
         if self._fd < 0:
             make_directories(self._path.parent)
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-            fd = os.open(self._path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+            # A pipe that somebody put there must not be waited for, and a link not followed.
+            flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            fd = os.open(self._path, flags, 0o600)
             if not try_hold(self._path, fd):
                 os.close(fd)
                 return False
