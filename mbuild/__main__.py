@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -13,6 +14,9 @@ _SWITCH_SECONDS = 0.0005
 
 def main() -> None:
     """Run the command line and end the process with its status."""
+    # Until the command listens, Ctrl-C ends the process without a word of Python's.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Loading the larger libraries makes many objects and no garbage: with Python's own
     # threshold of 700 a third of that time goes into looking for some.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import click
@@ -17,8 +15,9 @@ import click
 from mbuild import __version__
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import QuickCommand, said_at_once
+from mbuild.cli.signals import stop_on_signals, stopped
 from mbuild.convert.conversion import CONVERSION
-from mbuild.core.errors import CancelledError, MbuildError, Terminated, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, UsageError
 from mbuild.quant.choose.options import OPTIONS
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -61,16 +60,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Every subcommand: where it is written, and the line that ``--help`` shows."""
 
-_SIGNALS: list[int] = []
-"""The signals that came and ended the command."""
-
 EXIT_STATUS: dict[type[BaseException], int] = {
     UsageError: 2,
     MbuildError: 1,
 }
 """The status of each kind of error; the first that fits counts."""
-
-_LOOK_AGAIN_SECONDS = 0.02
 
 EPILOG = """\
 \b
@@ -266,7 +260,7 @@ cli.params.insert(
 
 def run(args: Sequence[str]) -> int:
     """Run a command line; the exit status."""
-    _stop_on_signals()
+    stop_on_signals()
     _prepare_streams()
     if "_MBUILD_COMPLETE" in os.environ:
         importlib.import_module("mbuild.cli.completion").prepare(cli, "")
@@ -284,11 +278,13 @@ def run(args: Sequence[str]) -> int:
         _say(text.getvalue().rstrip("\n"))
         return 2
     except (click.Abort, KeyboardInterrupt):
+        status = stopped()
         _say("interrupted")  # click has ended the line
-        return _stopped()
+        return status
     except CancelledError as error:
+        status = stopped()
         _say(error.message)
-        return _stopped()
+        return status
     except BrokenPipeError:
         # Whoever read our output is gone; the interpreter must not try again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -352,47 +348,3 @@ def _here() -> str:
 def _nowhere(mode: str) -> Any:
     """A stream that gives nothing and takes everything."""
     return os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
-
-
-def _stop_on_signals() -> None:
-    """SIGTERM stops as Ctrl-C does, so that files under construction are removed.
-
-    Neither does while a module is imported, but right after: an exception in there
-    can get lost (CPython releases an import's locks in callbacks, which drop it) or
-    leave a lock behind, for which the build's threads would then wait forever. Nor while
-    a thread starts: a pool would not know of it, and nobody wait for what it does.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if _is_delicate(frame) and hasattr(signal, "setitimer"):
-            # The status is that of the signal that came, not of this one.
-            signal.signal(signal.SIGALRM, lambda _, where: stop(number, where))
-            signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
-            return
-        _SIGNALS.append(number)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one to be ignored
-        signal.signal(signal.SIGINT, stop)
-
-
-def _stopped() -> int:
-    """The status of what a signal stopped, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
-    return 128 + (_SIGNALS.pop() if _SIGNALS else signal.SIGINT)
-
-
-_DELICATE = {("threading", "start"), ("concurrent.futures.thread", "submit")}
-"""Functions that an exception must not end, by their modules."""
-
-
-def _is_delicate(frame: FrameType | None) -> bool:
-    """Whether the main thread is somewhere in an import, or starts a thread."""
-    while frame is not None:
-        code = frame.f_code
-        if code.co_filename.startswith("<frozen importlib"):
-            return True
-        if (frame.f_globals.get("__name__"), code.co_name) in _DELICATE:
-            return True
-        frame = frame.f_back
-    return False

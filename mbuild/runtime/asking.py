@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError
-from mbuild.runtime.asked import Ask, EndReason, Finished, Piece, Prompt
+from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
 from mbuild.runtime.calls import CallSplitter, names_of
-from mbuild.runtime.events import finished_of, logprobs_of, native_piece, refused, split_event
+from mbuild.runtime.events import finished_of, logprobs_of, refused, split_event
 from mbuild.runtime.failure import EXTRA, TOO_LONG, EngineDiedError, EngineError, TooLongError
 from mbuild.runtime.options import sampling, settings
 from mbuild.runtime.process import LLAMA_SERVER_VARIABLE
@@ -19,8 +18,6 @@ from mbuild.runtime.prompt import (
     IMAGE_TOKENS,
     PromptMaker,
     conversation,
-    native_messages,
-    tool_list,
     without,
 )
 from mbuild.runtime.schema import AnswerCheck
@@ -48,10 +45,10 @@ class Asking:
         self.given_count = 0
         """Tokens of the prompt before it was cut, 0 for one that fits."""
 
-    async def plain(
+    async def pieces(
         self, maker: PromptMaker | None, think: bool | str
     ) -> AsyncGenerator[Piece | Finished]:
-        """By a prompt that is made here; without a maker the prompt is as it is."""
+        """The answer's, by a prompt that is made here; without a maker it is as it is."""
         prompt = await self._fitting(maker)
         text = prompt.text if maker is None else maker.marked(prompt, self._engine.marker)
         tags = self._model.thinking_tags if think else None
@@ -93,14 +90,16 @@ class Asking:
         assert tags is not None
         thoughts, found, _ = written.partition(tags[1])
         whole = f"{text}{thoughts}{tags[1]}\n" if found else text
-        async with aclosing(self._by_schema(prompt._replace(text=whole), schema)) as pieces:
+        made = self._completed(prompt._replace(text=whole), {"json_schema": schema})
+        async with aclosing(made) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def _by_schema(self, prompt: Prompt, schema: Any) -> AsyncGenerator[Piece | Finished]:
-        """What follows a prompt, by a schema."""
-        text = self._with_images(prompt.text, prompt)
-        sent = self._sent | {"prompt": text, "json_schema": schema}
+    async def _completed(
+        self, prompt: Prompt, more: Mapping[str, Any]
+    ) -> AsyncGenerator[Piece | Finished]:
+        """What follows a prompt, as it is; ``more`` goes to the engine beside it."""
+        sent = self._sent | {"prompt": self._with_images(prompt.text, prompt)} | dict(more)
         async with aclosing(self._events("/completion", sent)) as events:
             async for event in events:
                 piece = Piece(event.get("content", ""), logprobs=logprobs_of(event))
@@ -116,117 +115,6 @@ class Asking:
             return text
         data = [base64.b64encode(image).decode() for image in prompt.images]
         return {"prompt_string": text, "multimodal_data": data}
-
-    async def native(self, think: bool | str) -> AsyncGenerator[Piece | Finished]:
-        """By the template in the weights, which the engine knows; it finds calls and thoughts."""
-        ask = self._ask
-        sent = dict(self._sent)
-        sent["max_tokens"] = sent.pop("n_predict")
-        if "n_probs" in sent:
-            sent |= {"logprobs": True, "top_logprobs": sent.pop("n_probs")}
-        schema = sent.pop("json_schema", None)
-        if ask.tools:
-            sent["tools"] = tool_list(ask.tools)
-        if "thinking" in self._model.capabilities:
-            level = think if isinstance(think, str) else "medium"
-            sent["chat_template_kwargs"] = {
-                "enable_thinking": bool(think),
-                **({"reasoning_effort": level} if think else {}),
-            }
-        turns, dropped, begun = conversation(self._model, ask), 0, False
-        while True:
-            kept = without(turns, dropped)
-            sent["messages"] = native_messages(kept)
-            images = tuple(image for turn in kept for image in turn.images)
-            made = self._native_pieces(sent)
-            if schema is not None:
-                made = self._native_by_schema(sent, schema, images)
-            try:
-                async with aclosing(made) as pieces:
-                    async for piece in pieces:
-                        begun = True
-                        yield piece
-                return
-            except TooLongError as error:
-                if begun or not ask.truncate or dropped >= len(turns) - 1:
-                    raise
-                self.given_count = self.given_count or error.tokens
-                dropped += 1
-
-    async def _native_by_schema(
-        self, sent: dict[str, Any], schema: Any, images: tuple[bytes, ...]
-    ) -> AsyncGenerator[Piece | Finished]:
-        """First the thoughts, in the model's own form, then the answer by a prompt with them.
-
-        Where llama.cpp looks for thoughts and calls in an answer, it makes grammars of its own,
-        and leaves a part of the schema out of them. So it does with tools, for the model may call
-        one instead; then the answer is checked at its end.
-        """
-        if self._ask.tools:
-            form = {"type": "json_schema", "json_schema": {"schema": schema}}
-            async with aclosing(self._native_pieces({**sent, "response_format": form})) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
-        thoughts = ""
-        if (sent.get("chat_template_kwargs") or {}).get("enable_thinking"):
-            async with aclosing(self._native_pieces(sent)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Finished):
-                        if piece.reason is EndReason.LENGTH:
-                            yield piece
-                            return
-                        break
-                    thoughts += piece.thinking
-                    if piece.thinking:
-                        yield Piece(thinking=piece.thinking)
-                    if piece.content:
-                        break
-        prompt = Prompt(await self._up_to_answer(sent, thoughts), images)
-        async with aclosing(self._by_schema(prompt, schema)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _up_to_answer(self, sent: Mapping[str, Any], thoughts: str) -> str:
-        """The prompt in the model's own form, to where its answer begins: behind its thoughts.
-
-        The engine writes an answer that is a mark, and what stands before that is the prompt.
-        """
-        mark = f"[{secrets.token_hex(8)}]"
-        last = {"role": "assistant", "content": mark}
-        if thoughts:
-            last["reasoning_content"] = thoughts
-        body = {"messages": [*sent["messages"], last]}
-        if "chat_template_kwargs" in sent:
-            body["chat_template_kwargs"] = sent["chat_template_kwargs"]
-        answer = await self._engine.ask("/apply-template", body)
-        found = await answer.json()
-        if answer.status != 200:
-            raise refused(answer.status, found)
-        text, written, _ = str(found["prompt"]).partition(mark)
-        if not written:
-            raise EngineError(
-                "the template in the model's weights leaves out what the model answers, so that"
-                " there is no place for an answer by a schema",
-                hint="leave format out, or give the model a TEMPLATE",
-            )
-        return text.removeprefix(self._model.facts.first_token)
-
-    async def _native_pieces(self, sent: dict[str, Any]) -> AsyncGenerator[Piece | Finished]:
-        calls: dict[int, dict[str, str]] = {}
-        finished = None
-        async with aclosing(self._events("/v1/chat/completions", sent)) as events:
-            async for event in events:
-                piece, ended = native_piece(event, calls)
-                if any(piece):
-                    yield piece
-                finished = ended or finished
-                if finished is not None and event.get("timings"):
-                    yield finished
-                    return
-        if finished is None:
-            raise await self._engine.died()
-        yield finished
 
     async def _fitting(self, maker: PromptMaker | None) -> Prompt:
         """The prompt, with as many of the last turns as fit the context."""

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.runtime.asked import EndReason, Finished, Piece
 from mbuild.runtime.calls import CallSplitter, new_id
-from mbuild.runtime.failure import TOO_LONG, EngineError, RequestError, TooLongError
+from mbuild.runtime.failure import (
+    TOO_LONG,
+    EngineError,
+    RequestError,
+    TooLongError,
+    UnreadAnswerError,
+)
 from mbuild.templates.conversation import ToolCall
 
 if TYPE_CHECKING:
@@ -95,6 +101,7 @@ def native_piece(
                 arguments = json.loads(row["arguments"] or "{}")
             except ValueError:
                 arguments = {}
+            arguments = arguments if isinstance(arguments, dict) else {}
             found.append(ToolCall(row["name"], arguments, row["id"] or new_id(), index))
     logprobs = _logprob_rows((choice.get("logprobs") or {}).get("content"))
     piece = Piece(
@@ -116,4 +123,12 @@ def refused(status: int, body: Any) -> Exception:
     if "exceeds the available context size" in text or ("exceed" in text and "context" in text):
         tokens = error.get("n_prompt_tokens") if isinstance(error, dict) else None
         return TooLongError(TOO_LONG, tokens=tokens if isinstance(tokens, int) else 0)
+    if "Jinja Exception: " in text or "generate parser for this template" in text:
+        said = text.rstrip().rpartition("\n")[2].rpartition("Jinja Exception: ")[2]
+        return RequestError(f"the template in the model's weights refuses this request: {said}")
+    if "does not match the expected" in text:
+        return UnreadAnswerError(
+            "what the model wrote begins like a call or a thought, and does not end like one",
+            hint="ask again, with more tokens (num_predict), or without tools",
+        )
     return RequestError(text) if status == 400 else EngineError(text)

@@ -26,6 +26,10 @@ class EngineDiedError(EngineError):
     """An engine's process ended while somebody waited for it."""
 
 
+class UnreadAnswerError(EngineError):
+    """The engine could not take an answer apart into text, thoughts and calls."""
+
+
 class RequestError(MbuildError):
     """The engine says that what it was asked is wrong."""
 

@@ -209,8 +209,19 @@ def without(turns: Sequence[ChatTurn], count: int) -> tuple[ChatTurn, ...]:
 
 
 def native_messages(turns: Sequence[ChatTurn]) -> list[dict[str, Any]]:
-    """A conversation as ``/v1/chat/completions`` takes it."""
-    return [_native(turn) for turn in turns]
+    """A conversation as ``/v1/chat/completions`` takes it.
+
+    System messages that follow one another are one: many templates have room for no more.
+    """
+    joined: list[ChatTurn] = []
+    for turn in turns:
+        before = joined[-1] if joined else turn
+        if joined and before.role == turn.role == "system":
+            text = "\n\n".join(filter(None, (before.content, turn.content)))
+            joined[-1] = before._replace(content=text, images=before.images + turn.images)
+        else:
+            joined.append(turn)
+    return [_native(turn) for turn in joined]
 
 
 def _native(turn: ChatTurn) -> dict[str, Any]:
@@ -244,6 +255,22 @@ def _native(turn: ChatTurn) -> dict[str, Any]:
 
 def _kind(image: bytes) -> str:
     return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
+
+
+def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
+    """Raise :class:`UsageError` for a tool that is no function with a name and parameters."""
+    for number, tool in enumerate(tools, start=1):
+        function: Any = tool.get("function")
+        named = isinstance(function, dict) and isinstance(function.get("name"), str)
+        if tool.get("type", "function") != "function" or not (named and function["name"]):
+            raise UsageError(
+                f"tool {number} is no function with a name",
+                hint='write {"type": "function", "function": {"name": "NAME", "parameters": {}}}',
+            )
+        if not isinstance(function.get("parameters") or {}, dict):
+            raise UsageError(f"the parameters of tool {number} must be an object, a JSON Schema")
+        if not isinstance(function.get("description") or "", str):
+            raise UsageError(f"the description of tool {number} must be a string")
 
 
 def tool_list(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,11 +13,12 @@ from mbuild.runtime.asked import Ask, EndReason, Finished, Piece, Prompt
 from mbuild.runtime.asking import Asking
 from mbuild.runtime.events import refused
 from mbuild.runtime.failure import CannotError, TooLongError
+from mbuild.runtime.native import NativeAsking
 from mbuild.runtime.options import settings
 from mbuild.runtime.pictures import readable
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import nothing
-from mbuild.runtime.prompt import TOOL, PromptMaker, check_roles, conversation
+from mbuild.runtime.prompt import TOOL, PromptMaker, check_roles, check_tools, conversation
 from mbuild.runtime.runnable import Runnable, doubt_of, read_model
 from mbuild.runtime.schema import as_json_schema
 from mbuild.runtime.tokenizing import tokens_of
@@ -88,22 +89,16 @@ class Runner:
         """
         began = time.perf_counter_ns()
         model.require("completion")
-        await _roles_checked(model, ask)
-        think = _thinks(model, ask)
-        if ask.tools:
-            model.require("tools")
-        if ask.images:
-            model.require("vision")
-            ask = await asyncio.to_thread(readable, ask)
+        ask, think = await _checked(model, ask)
         sent = _sent(ask)
         spec = self._spec(model, ask)
-        native = spec.jinja and not (ask.raw or ask.suffix or ask.template)
+        native = _is_native(spec, ask)
         maker = None if native or ask.raw else PromptMaker(model, ask, think=think)
         async with self._engine(model, spec, ask.keep_alive) as engine:
             loaded = time.perf_counter_ns() - began
-            asking = Asking(model, ask, engine, spec.num_ctx, sent)
-            pieces = asking.native(think) if native else asking.plain(maker, think)
-            async with aclosing(pieces):
+            kind = NativeAsking if native else Asking
+            asking = kind(model, ask, engine, spec.num_ctx, sent)
+            async with aclosing(asking.pieces(maker, think)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Finished):
                         total = time.perf_counter_ns() - began
@@ -113,12 +108,17 @@ class Runner:
                     yield piece
 
     async def prompt(self, model: Runnable, ask: Ask) -> Prompt:
-        """The prompt that a request would become, for models whose prompts are made here."""
+        """The prompt that a request would become; the engine is asked where it makes it."""
         if ask.raw:
             return Prompt(ask.turns[-1].content)
-        await _roles_checked(model, ask)
-        maker = PromptMaker(model, ask, think=_thinks(model, ask))
-        return maker.make(conversation(model, ask))
+        ask, think = await _checked(model, ask)
+        spec = self._spec(model, ask)
+        if not _is_native(spec, ask):
+            maker = PromptMaker(model, ask, think=think)
+            return maker.make(conversation(model, ask))
+        async with self._engine(model, spec, ask.keep_alive) as engine:
+            asking = NativeAsking(model, ask, engine, spec.num_ctx, _sent(ask))
+            return await asking.rendered(think)
 
     async def embed(
         self,
@@ -170,6 +170,27 @@ class Runner:
         added = len(tokens) - len(own)
         before = next((n for n in range(added) if tokens[n : n + len(own)] == own), added)
         return [*tokens[: before + most - added], *tokens[before + len(own) :]]
+
+
+def _is_native(spec: EngineSpec, ask: Ask) -> bool:
+    """Whether the engine makes the prompt."""
+    return spec.jinja and not (ask.raw or ask.suffix or ask.template)
+
+
+async def _checked(model: Runnable, ask: Ask) -> tuple[Ask, bool | str]:
+    """The request with images that engines can read, and whether to think, or how much.
+
+    Raises :class:`CannotError` and :class:`UsageError` for what the model cannot do.
+    """
+    await _roles_checked(model, ask)
+    think = _thinks(model, ask)
+    if ask.tools:
+        model.require("tools")
+        check_tools(ask.tools)
+    if ask.images:
+        model.require("vision")
+        ask = await asyncio.to_thread(readable, ask)
+    return ask, think
 
 
 async def _roles_checked(model: Runnable, ask: Ask) -> None:

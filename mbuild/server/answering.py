@@ -131,9 +131,9 @@ def arguments_of(text: str) -> Mapping[str, Any]:
         found = json.loads(text or "{}")
     except ValueError:
         raise UsageError("the arguments of a tool call are not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict | None):
         raise UsageError("the arguments of a tool call are not an object")
-    return found
+    return found or {}
 
 
 def image_of(url: Any) -> bytes:

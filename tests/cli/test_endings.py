@@ -252,9 +252,9 @@ def test_a_signal_in_the_middle_of_an_import_keeps_its_status(
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.01)\ndone = True\n"
     )
     code = (
-        "import sys, time\nfrom mbuild.cli import main\nmain._stop_on_signals()\n"
+        "import sys, time\nfrom mbuild.cli import signals\nsignals.stop_on_signals()\n"
         "try:\n    import slow\n    time.sleep(30)\n"
-        "except KeyboardInterrupt:\n    sys.exit(main._stopped() if slow.done else 1)\n"
+        "except KeyboardInterrupt:\n    sys.exit(signals.stopped() if slow.done else 1)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60)

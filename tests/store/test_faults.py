@@ -312,7 +312,7 @@ def test_a_signal_during_an_import_is_not_lost(tmp_path: Path, number: signal.Si
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.1)\nwhole = True\n"
     )
     code = (
-        "import sys, time\nfrom mbuild.cli import main\nmain._stop_on_signals()\n"
+        "import sys, time\nfrom mbuild.cli import signals\nsignals.stop_on_signals()\n"
         "try:\n    import slow\n    time.sleep(20)\n"
         "except KeyboardInterrupt:\n    print(sys.modules['slow'].whole)\n"
     )
@@ -335,8 +335,8 @@ def test_a_signal_while_a_thread_starts_loses_no_thread(number: signal.Signals) 
     code = (
         "import os, time\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from mbuild.cli import main\n"
-        "main._stop_on_signals()\n"
+        "from mbuild.cli import signals\n"
+        "signals.stop_on_signals()\n"
         "class Signalling:\n"
         "    def acquire(self, timeout):\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
@@ -349,7 +349,7 @@ def test_a_signal_while_a_thread_starts_loses_no_thread(number: signal.Signals) 
         "except KeyboardInterrupt:\n"
         "    pool.shutdown(wait=True)\n"
         "    print(len(pool._threads), done, flush=True)\n"
-        "os._exit(main._stopped())\n"
+        "os._exit(signals.stopped())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
