@@ -292,9 +292,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Take the last bytes and keep the blob, if it is what it is called."""
         found = self.registry
         size = int(self.headers.get("content-length") or 0)
-        if size > found.largest_part:
+        start = (self.headers.get("content-range") or f"{len(data)}-").partition("-")[0]
+        if size > found.largest_part or start != str(len(data)):
             self.body()
-            self.answer(413)
+            self.answer(413 if size > found.largest_part else 416)
             return
         if not self.take(key, size, data):
             return

@@ -8,15 +8,17 @@ statements and signatures about a model that is here the documents are kept.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from starlette.responses import Response
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import MbuildError
+from mbuild.core.errors import BusyError, MbuildError
 from mbuild.core.patterns import regex
 from mbuild.core.values import NamedTuple
 from mbuild.registry.client.registry import Received
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from mbuild.store.writing import BlobWriter
 
 _CHUNK = 1 << 20
+_STALL_SECONDS = 60.0
 _RANGE = regex(r"(?:bytes )?(\d{1,18})-(\d{1,18})(?:/.*)?")
 
 
@@ -76,11 +79,15 @@ async def begin(service: Service, request: Request) -> Response:
 
 
 async def status(service: Service, request: Request) -> Response:
-    """How far an upload is."""
+    """How far an upload is, once what is on its way to it has come, but for a while at most."""
     check_writable(service)
     upload = request.path_params["upload"]
-    size = service.pushes.find(upload).writer.size
-    return _stands(request.path_params["name"], upload, size, 204)
+    found = service.pushes.find(upload)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async with found.lock:
+                pass
+    return _stands(request.path_params["name"], upload, found.writer.size, 204)
 
 
 async def cancel(service: Service, request: Request) -> Response:
@@ -158,15 +165,26 @@ def _check_range(request: Request, size: int) -> None:
 
 
 async def _receive(request: Request, found: Incoming) -> None:
-    """Write a request's body behind what there is."""
+    """Write a request's body behind what there is.
+
+    Raises :class:`BusyError` for a client of which nothing comes any more: another request may
+    wait for its turn.
+    """
     pending = bytearray()
+    pieces = request.stream()
     try:
-        async for piece in request.stream():
+        while True:
+            async with asyncio.timeout(_STALL_SECONDS):
+                piece = await anext(pieces, None)
+            if piece is None:
+                break
             pending += piece
             if len(pending) >= _CHUNK:
                 await to_thread.run_sync(found.writer.write, pending)
                 found.moved = time.monotonic()
                 pending = bytearray()
+    except TimeoutError:
+        raise BusyError(f"nothing came for {_STALL_SECONDS:.0f} seconds") from None
     finally:
         if pending:
             await to_thread.run_sync(found.writer.write, pending)

@@ -231,6 +231,31 @@ def test_what_was_on_its_way_still_arrives(tiny_store: Store, weights: bytes) ->
         check(registry, tiny_store, weights)
 
 
+@pytest.mark.parametrize("after", [12 << 20, 35 << 20], ids=["a part", "the last part"])
+def test_what_arrives_later_than_it_was_asked_for(
+    tiny_store: Store, weights: bytes, after: int
+) -> None:
+    """The registry seemed to have all of it, and then has more: the push goes on behind that."""
+    with stand_in() as (registry, host):
+        data = stopped(tiny_store, registry, host, after)
+        before = len(data)
+
+        def late(handler: Handler) -> bool:
+            if handler.command in ("PATCH", "PUT") and len(data) == before:
+                data.extend(weights[before : before + 5])
+            return False
+
+        registry.before = late
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        begins = [int(h["content-range"].partition("-")[0]) for h in registry.asked("PATCH")]
+        begins += [
+            int(h.get("content-range", "0-").partition("-")[0]) for h in registry.asked("PUT")
+        ]
+        assert {before, before + 5} <= set(begins)
+        assert len(registry.asked("POST")) == 2
+
+
 def test_what_a_cut_left_may_be_wrong(tiny_store: Store, weights: bytes) -> None:
     """The registry refuses what was put together, and gets it whole: that is no damage here."""
     with stand_in() as (registry, host):
@@ -260,6 +285,15 @@ def test_two_pushes_at_once_have_an_upload_each(tiny_store: Store, weights: byte
         second_ended.set()
         *_, last = first
         assert isinstance(last, Transferred) and last.moved >= SIZE
+        check(registry, tiny_store, weights)
+
+
+def test_a_record_ends_with_the_blob(tiny_store: Store, weights: bytes) -> None:
+    """Also where somebody else brought it meanwhile."""
+    with stand_in() as (registry, host):
+        stopped(tiny_store, registry, host, 12 << 20)
+        registry.add(weights)
+        assert pushed(tiny_store, host).moved < 1000
         check(registry, tiny_store, weights)
 
 

@@ -54,9 +54,7 @@ class UploadRecord:
             if not self._held():
                 return None
             os.lseek(self._fd, 0, os.SEEK_SET)
-            data = os.read(self._fd, _MAX_RECORD)
-            self._length = max(self._length, len(data))
-            value = json.loads(data)
+            value = json.loads(os.read(self._fd, _MAX_RECORD))
             location, size = value["location"], value["size"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -82,6 +80,12 @@ class UploadRecord:
                 self._length = 0
         self.release()
 
+    def drop(self) -> None:
+        """The blob is there some other way: nobody goes on with an upload of it."""
+        with suppress(OSError):
+            if self._path.exists() and self._held():
+                self.remove()
+
     def release(self) -> None:
         """Leave the record to the next push; one that says nothing is removed."""
         self._own = None
@@ -103,6 +107,6 @@ class UploadRecord:
             if not try_hold(self._path, fd):
                 os.close(fd)
                 return False
-            self._fd = fd
+            self._fd, self._length = fd, min(os.fstat(fd).st_size, _MAX_RECORD)
             inherit(fd, self._folder)
         return True

@@ -7,19 +7,19 @@ What is known of an upload lies in a small file, so that the next push goes on w
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mbuild.core.errors import DamagedError, DeniedError, RegistryError, UnreachableError
+from mbuild.core.errors import DeniedError, RegistryError, UnreachableError
 from mbuild.core.patterns import regex
 from mbuild.registry.client.answers import AGAIN, DAMAGED_THERE, drained, later, refusal
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import REDIRECTS, Registry, push_scope
 from mbuild.registry.transfer.record import Session, UploadRecord
+from mbuild.registry.transfer.slices import ReadAt, Slice, read_at
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from mbuild.store import Layer, Store
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
-
-ReadAt = Callable[[int, int], bytes]
-"""Gives so many bytes from a place."""
 
 ONE_REQUEST = 100 << 20
 """Bytes that go in one request: less than every proxy's limit that is known of."""
@@ -117,6 +114,8 @@ class Upload:
             self._record.remove()
             if damaged and not self.is_there():
                 raise self._kept_damaged("it was sent again, and that changed nothing")
+        else:
+            self._record.drop()
 
     @contextmanager
     def _opened(self) -> Iterator[ReadAt]:
@@ -248,17 +247,17 @@ class Upload:
 
     def _sent(self, session: Session, read: ReadAt, part: Part) -> None:
         """Send what is missing; raises :class:`_Lost` or :class:`UnreachableError`."""
-        size = self.layer.size
-        while self._in_parts and size - session.offset > self._part:
-            session = self._patched(session, read, part)
-        self._put(session, read, part)
+        further: Session | None = session
+        while further is not None:
+            in_part = self._in_parts and self.layer.size - further.offset > self._part
+            further = (self._patched if in_part else self._put)(further, read, part)
 
     def _patched(self, session: Session, read: ReadAt, part: Part) -> Session:
         """Send one part; where the upload then stands."""
         start, size = session.offset, min(self._part, self.layer.size - session.offset)
         headers = {"Content-Range": f"{start}-{start + size - 1}"}
         answer = self._send(
-            "PATCH", session.location, headers, _Slice(read, start, size, part, self)
+            "PATCH", session.location, headers, self._slice(read, start, size, part)
         )
         if start == 0 and self._takes_no_parts(answer.status):
             drained(answer)
@@ -288,29 +287,36 @@ class Upload:
         return status == 416 or status in _NO_PARTS
 
     def _smaller(self, answer: BaseHTTPResponse, session: Session) -> Session:
-        """Go on with smaller parts, from where the registry says that the upload stands."""
-        if self._part <= _LEAST_PART:
-            raise self._refused(answer)
-        self._part = max(self._part // 2, _LEAST_PART)
+        """Go on from where the registry says that the upload stands, unless it did before.
+
+        It may be that more arrived meanwhile; else the parts are too large, and become smaller.
+        """
+        error = self._refused(answer)
         drained(answer)
         resumed = self._resumed()
         if resumed is None:
             raise _Lost
+        if resumed.offset == session.offset:
+            if self._part <= _LEAST_PART:
+                raise error
+            self._part = max(self._part // 2, _LEAST_PART)
         return resumed
 
-    def _put(self, session: Session, read: ReadAt, part: Part) -> None:
-        """Send the rest and end the upload."""
+    def _put(self, session: Session, read: ReadAt, part: Part) -> Session | None:
+        """Send the rest and end the upload; or where it stands, if that was elsewhere."""
         start, size = session.offset, self.layer.size - session.offset
         joint = "&" if "?" in session.location else "?"
         url = f"{session.location}{joint}digest={self.layer.digest}"
         headers = {"Content-Range": f"{start}-{start + size - 1}"} if start and size else {}
-        answer = self._send("PUT", url, headers, _Slice(read, start, size, part, self))
+        answer = self._send("PUT", url, headers, self._slice(read, start, size, part))
         first = not self._whole_refused and not start
         if answer.status in _TOO_LARGE and first and size > _LEAST_PART:
             drained(answer)
             self._whole_refused = self._in_parts = True
             self._part = max(_LEAST_PART, min(self._part, size // 2))
             raise _Lost
+        if answer.status == 416 and start:
+            return self._smaller(answer, session)
         if answer.status == 400 and self._resumes:
             drained(answer)
             raise _Lost  # perhaps of what was there: sent anew it has only what is here
@@ -320,9 +326,20 @@ class Upload:
         drained(answer)
         if said.startswith("sha256:") and said != str(self.layer.digest):
             raise RegistryError(f"the registry stored blob {self.layer.digest} as {said[:80]!r}")
+        return None
+
+    def _slice(self, read: ReadAt, start: int, size: int, part: Part) -> Slice:
+        """Some bytes of the blob to send, which are counted as they go."""
+
+        def sent(at: int, count: int) -> None:
+            part.at(0)
+            self.done = at
+            self.moved += count
+
+        return Slice(read, start, size, self.layer.digest, sent)
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: _Slice
+        self, method: str, url: str, headers: Mapping[str, str], body: Slice
     ) -> BaseHTTPResponse:
         """Send bytes once; raises :class:`UnreachableError` for what may go better later."""
         sent = {
@@ -353,42 +370,6 @@ class Upload:
                 error.message, hint="mbuild verify tells whether the store's copy is damaged"
             )
         return error
-
-
-class _Slice:
-    """Some bytes of a file as a stream that urllib3 sends; counts them."""
-
-    def __init__(self, read: ReadAt, start: int, size: int, part: Part, upload: Upload) -> None:
-        self.start, self.size = start, size
-        self._read, self._part, self._upload = read, part, upload
-        self._at = 0
-
-    def rewound(self) -> _Slice:
-        """The same from its first byte on."""
-        return _Slice(self._read, self.start, self.size, self._part, self._upload)
-
-    def read(self, count: int = -1) -> bytes:
-        """The next bytes; raises :class:`DamagedError` if the blob's file was cut short."""
-        self._part.at(0)
-        count = self.size - self._at if count < 0 else min(count, self.size - self._at)
-        data = self._read(count, self.start + self._at)
-        if len(data) < count:
-            raise DamagedError(
-                f"blob {self._upload.layer.digest} became shorter while it was sent",
-                hint="build or pull the model again",
-            )
-        self._at += len(data)
-        self._upload.done = self.start + self._at
-        self._upload.moved += len(data)
-        return data
-
-
-def read_at(fd: int, count: int, offset: int) -> bytes:
-    """Bytes of a file from a place, without moving where others read it."""
-    if hasattr(os, "pread"):
-        return os.pread(fd, count, offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, count)
 
 
 def _received(headers: Mapping[str, str]) -> int | None:
