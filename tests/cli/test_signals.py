@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from gguf_files import tiny_gguf
 
+from mbuild.cli import signals
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
@@ -55,7 +57,7 @@ def test_a_signal_after_the_end_counts_no_more() -> None:
     """Nor does one that was put off until then."""
     code = (
         "import os, signal, time\n"
-        "from mbuild.cli import signals\n"
+        f"import {signals.__name__} as signals\n"
         "signals.stop_on_signals()\n"
         "try:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

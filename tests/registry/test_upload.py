@@ -6,6 +6,7 @@ import os
 import socketserver
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from registries import digest_of
 from stand_in import Handler, StandIn, stand_in
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import DeniedError, RegistryError, UnreachableError
+from mbuild.core.errors import DamagedError, DeniedError, RegistryError, UnreachableError
 from mbuild.core.names import ModelName
 from mbuild.core.transfers import Transferred
 from mbuild.registry.auth.keeping import keep
@@ -27,6 +28,7 @@ from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer import upload
 from mbuild.registry.transfer.push import push, would_send
 from mbuild.registry.transfer.record import Session, UploadRecord
+from mbuild.registry.transfer.slices import Slice, read_at
 from mbuild.store import Layer, Store
 from mbuild.store.media import MODEL as WEIGHTS
 from mbuild.work.cancel import Cancel
@@ -523,6 +525,20 @@ def test_a_registry_that_says_no_sizes(tiny_store: Store, weights: bytes) -> Non
         pushed(tiny_store, host)
         assert pushed(tiny_store, host).moved == 0
         check(registry, tiny_store, weights)
+
+
+def test_a_slice_of_a_blob(tmp_path: Path) -> None:
+    """Counts what goes, begins again, and does not send what is not there."""
+    (tmp_path / "blob").write_bytes(b"0123456789")
+    sent: list[tuple[int, int]] = []
+    with (tmp_path / "blob").open("rb") as file:
+        read = partial(read_at, file.fileno())
+        part = Slice(read, 2, 5, Digest.of(b"x"), lambda at, count: sent.append((at, count)))
+        assert (part.read(3), part.read(9), part.read(1)) == (b"234", b"56", b"")
+        assert sent == [(5, 3), (7, 2), (7, 0)]
+        assert part.rewound().read() == b"23456"
+        with pytest.raises(DamagedError, match="became shorter"):
+            Slice(read, 8, 5, Digest.of(b"x"), lambda at, count: None).read()
 
 
 def test_a_record_of_an_upload(tiny_store: Store, weights: bytes) -> None:

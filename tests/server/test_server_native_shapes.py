@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 from live_server import Server, lines_of, serving_here
-from smollm import smollm
+from smollm import build_models, with_template
 
-from mbuild.gguf.model import KV, Model
-from mbuild.gguf.reader import open_gguf
-from mbuild.gguf.types import ValueType
-from mbuild.gguf.writer import write
 from mbuild.runtime.client import Client
 from mbuild.runtime.process import has_engine
 
@@ -60,20 +54,12 @@ SCHEMAS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("native")
+    models = {}
     for name, template in TEMPLATES.items():
         text = template.replace("CALLS", CALLS).replace("THOUGHTS", THOUGHTS)
-        own = KV("tokenizer.chat_template", ValueType.STRING, text)
-        with open_gguf(smollm()) as file:
-            model = file.model()
-            kept = [kv for kv in model.metadata if kv.key != own.key]
-            with (root / f"{name}.gguf").open("wb") as out:
-                write(Model((*kept, own), model.tensors), lambda piece: out.write(piece) and None)
-        text = f"FROM {root}/{name}.gguf\nPARAMETER num_thread 1\nPARAMETER num_ctx 1024\n"
-        (root / "Modelfile").write_text(text)
-        command = [sys.executable, "-m", "mbuild", "--store", str(root / "store"), "-t", name]
-        subprocess.run(
-            [*command, "-f", str(root / "Modelfile")], check=True, capture_output=True, timeout=120
-        )
+        file = with_template(root / f"{name}.gguf", text)
+        models[name] = f"FROM {file}\nPARAMETER num_ctx 1024"
+    build_models(root, models)
     with serving_here(root / "store", engine="") as running:
         yield running
 
