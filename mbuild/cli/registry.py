@@ -297,17 +297,23 @@ def _followed(
     events: Generator[TransferEvent, None, None], label: str, there: ModelReference
 ) -> TransferTally:
     """Show a transfer, on a terminal by a bar; what it came to."""
-    tally = TransferTally()
+    tally, direction = TransferTally(), Direction.PULL
     try:
         with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
             for event in events:
+                direction = event.direction
                 if tally.take(event):
                     show(*tally.so_far)
     except KeyboardInterrupt:
-        raise CancelledError(
-            "interrupted: what was transferred is kept; the same command continues from there"
-        ) from None
+        raise CancelledError(_INTERRUPTED[direction]) from None
     return tally
+
+
+_INTERRUPTED = {
+    Direction.PULL: "interrupted: what was transferred is kept; the same command continues from"
+    " there",
+    Direction.PUSH: "interrupted: the same command continues from what the registry keeps",
+}
 
 
 def _show(tally: TransferTally, style: str) -> None:

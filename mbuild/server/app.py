@@ -66,6 +66,7 @@ def make_app(service: Service) -> ASGIApp:
 
 async def _sweep(service: Service) -> None:
     while True:
+        service.pushes.expire()
         with suppress(MbuildError):
             await service.locking.run(sweep, service.store(PATIENCE_SECONDS))
         await asyncio.sleep(SWEEP_SECONDS)

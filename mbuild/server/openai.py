@@ -8,6 +8,7 @@ import secrets
 import struct
 import time
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -237,7 +238,8 @@ class OpenAIAnswers:
     def _choice(self, body: Mapping[str, Any], piece: Piece, reason: str | None) -> Line:
         choice = {"index": 0, **body, "finish_reason": reason}
         if piece.logprobs:
-            choice["logprobs"] = {"content": list(piece.logprobs)}
+            rows = list(piece.logprobs)
+            choice["logprobs"] = _legacy(rows) if self._complete else {"content": rows}
         return choice
 
     def _message(self, content: str, thinking: str, calls: tuple[ToolCall, ...]) -> dict[str, Any]:
@@ -264,6 +266,18 @@ class OpenAIAnswers:
         return (
             "tool_calls" if self._called and finished.reason is EndReason.STOP else finished.reason
         )
+
+
+def _legacy(rows: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Probabilities of tokens as ``/v1/completions`` has them: lists side by side."""
+    tokens = [str(row["token"]) for row in rows]
+    tops = [{top["token"]: top["logprob"] for top in row["top_logprobs"]} for row in rows]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [row["logprob"] for row in rows],
+        "top_logprobs": tops,
+        "text_offset": list(accumulate(map(len, tokens[:-1]), initial=0)),
+    }
 
 
 def _usage(finished: Finished) -> dict[str, int]:

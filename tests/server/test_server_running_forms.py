@@ -112,6 +112,15 @@ def test_openai_s_answers() -> None:
     assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     plain = OpenAIAnswers("m", complete=True, usage=False)
     assert len(plain.chunks(ENDED)) == 1
+    rows = [{"token": t, "logprob": -n, "top_logprobs": [{"token": t, "logprob": -n}]}
+            for n, t in enumerate(("ab", "c"), start=1)]  # fmt: skip
+    (chunk,) = plain.chunks(Piece("abc", logprobs=tuple(rows)))
+    assert chunk["choices"][0]["logprobs"] == {
+        "tokens": ["ab", "c"],
+        "token_logprobs": [-1, -2],
+        "top_logprobs": [{"ab": -1}, {"c": -2}],
+        "text_offset": [0, 2],
+    }
     whole = plain.whole([Piece("a"), Piece("b")], ENDED)
     assert whole["choices"][0]["text"] == "ab"
 
