@@ -79,8 +79,11 @@ def read_responses(fields: Mapping[str, Any]) -> Ask:
     tools = () if fields.get("tool_choice") == "none" else tuple(fields.get("tools") or ())
     instructions = fields.get("instructions", "")
     first = (ChatTurn("system", instructions),) if instructions else ()
+    turns = _turns(fields.get("input"))
+    if not turns:
+        raise UsageError("input is required")
     return Ask(
-        (*first, *_turns(fields.get("input"))),
+        (*first, *turns),
         options,
         tools=tuple(_tool(tool) for tool in tools),
         schema=_schema((fields.get("text") or EMPTY).get("format")),

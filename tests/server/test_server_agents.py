@@ -206,6 +206,7 @@ def test_a_text_is_one_turn() -> None:
         ({"previous_response_id": "resp_1"}, "keeps no conversations"),
         ({"conversation": {"id": "c"}}, "conversation must be absent"),
         ({"background": True}, "background must be false"),
+        ({"input": []}, "input is required"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "'item_reference'"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "'input_file'"),
         ({"input": [{"role": "user", "content": 5}]}, "content must be a string"),

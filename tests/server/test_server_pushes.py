@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,25 @@ def test_a_blob_that_is_here_is_mounted(server: Server) -> None:
     assert server.http.post("/v2/org/n/blobs/uploads/", params=query).status_code == 201
     query["mount"] = digest_of(b"absent")
     assert server.http.post("/v2/org/n/blobs/uploads/", params=query).status_code == 202
+
+
+def test_a_client_that_is_gone_holds_nothing_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that stops coming is given up; who asks meanwhile hears of all that came."""
+    monkeypatch.setattr(pushes, "_STALL_SECONDS", 0.5)
+    place = server.http.post("/v2/library/m/blobs/uploads/").headers["location"]
+    with socket.create_connection(("127.0.0.1", server.port)) as gone:
+        head = f"PATCH {place} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+        gone.sendall(head.encode() + b"0123456789")
+        time.sleep(0.2)
+        began = time.monotonic()
+        answer = server.http.get(place)
+        assert (answer.status_code, answer.headers["range"]) == (204, "0-9")
+        assert 0.1 < time.monotonic() - began < 5  # it waited for what might still come
+        rest = server.http.patch(place, content=b"abc", headers={"Content-Range": "10-12"})
+        assert (rest.status_code, rest.headers["range"]) == (202, "0-12")
+        assert gone.recv(100).startswith(b"HTTP/1.1 503 ")
 
 
 def test_without_writable_nothing_is_taken(tmp_path: Path) -> None:

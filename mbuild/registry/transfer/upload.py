@@ -296,7 +296,7 @@ class Upload:
         resumed = self._resumed()
         if resumed is None:
             raise _Lost
-        if resumed.offset == session.offset:
+        if resumed.offset <= session.offset:
             if self._part <= _LEAST_PART:
                 raise error
             self._part = max(self._part // 2, _LEAST_PART)
