@@ -277,13 +277,9 @@ def run(args: Sequence[str]) -> int:
         error.show(text)
         _say(text.getvalue().rstrip("\n"))
         return 2
-    except (click.Abort, KeyboardInterrupt):
-        status = stopped()
-        _say("interrupted")  # click has ended the line
-        return status
-    except CancelledError as error:
-        status = stopped()
-        _say(error.message)
+    except (click.Abort, KeyboardInterrupt, CancelledError) as error:
+        status = stopped()  # click has ended the line
+        _say(error.message if isinstance(error, CancelledError) else "interrupted")
         return status
     except BrokenPipeError:
         # Whoever read our output is gone; the interpreter must not try again.
