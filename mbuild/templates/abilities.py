@@ -84,7 +84,7 @@ def builtin_code(config: Mapping[str, Any], go: str) -> str:
     marks of the harmony format leads to.
     """
     named = str(config.get("renderer") or config.get("parser") or "")
-    harmony = config.get("model_family") in _HARMONY_FAMILIES
+    harmony = str(config.get("model_family", "")) in _HARMONY_FAMILIES
     return named or ("harmony" if harmony and "<|start|>" in go and "<|end|>" in go else "")
 
 

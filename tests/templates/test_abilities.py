@@ -104,6 +104,7 @@ def test_code_inside_ollama(text: str = "<|start|>system<|end|>") -> None:
     assert builtin_code({"model_family": "gptoss"}, text) == "harmony"
     assert builtin_code({"model_family": "llama"}, text) == ""
     assert builtin_code({"model_family": "gpt-oss"}, PLAIN) == ""
+    assert builtin_code({"model_family": ["gpt-oss"], "parser": {}}, text) == ""  # no text at all
     assert uses_inner(inner_template("{{ messages }}"), parse(TOOLS), "harmony")
     assert not uses_inner(InnerTemplate(), parse(TOOLS), "harmony")
 
